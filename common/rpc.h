@@ -1,0 +1,114 @@
+/* The only door to gRPC: unary and streaming calls over connected sockets, for both ends.
+ *
+ * A caller has an rpc_peer, made from a connected fd, and makes calls on it; a callee has an
+ * rpc_server and adds connected fds to it. All functions block; one call is used by one thread at a
+ * time, except rpc_cancel(), which any thread may call. Everything has a deadline or can be
+ * cancelled, and every limit of struct rpc_limits stands before the allocation it bounds.
+ *
+ * Errors carry gRPC's canonical code as enum err_code, and the peer's text, escaped.
+ */
+#pragma once
+
+#include <protobuf-c/protobuf-c.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/error.h"
+
+struct rpc_peer;
+struct rpc_server;
+struct rpc_call;
+
+struct rpc_limits {
+	size_t message;	  /* bytes of one message on the wire, both ways */
+	size_t unpacked;  /* bytes it may allocate when unpacked */
+	size_t window;	  /* bytes read ahead per stream before the reader asks */
+	size_t metadata;  /* bytes of headers */
+	unsigned calls;	  /* server: calls at work at once, over all connections */
+	int keepalive_ms; /* 0: none */
+	int dead_ms;	  /* a keepalive unanswered for so long is a lost peer */
+};
+
+/* For a peer that may be a hostile guest. */
+extern const struct rpc_limits rpc_limits_guest;
+/* Between the command line and the daemon. */
+extern const struct rpc_limits rpc_limits_control;
+
+/* One method; tables of these stand in common/worker_api.h and orchestrator/control_api.h, because
+ * protobuf-c's descriptors do not say which sides stream. */
+struct rpc_method {
+	const char *path; /* "/worker.v1.Worker/Run" */
+	const ProtobufCMessageDescriptor *request;
+	const ProtobufCMessageDescriptor *reply;
+	bool requests; /* a stream of requests */
+	bool replies;  /* a stream of replies */
+};
+
+/* Once per process, before anything else here; nests. */
+void rpc_init(void);
+void rpc_quit(void);
+
+/* Calling. --------------------------------------------------------------------------------------
+ */
+
+/* Takes fd in every case. name is for error texts ("worker of vm-3f2"). */
+struct rpc_peer *rpc_peer_new(
+	int fd, const char *name, const struct rpc_limits *limits, struct error **err);
+/* Cancels what is under way; the calls must still be closed by their owners. */
+void rpc_peer_free(struct rpc_peer *peer);
+
+/* One request, one reply (*ret_reply to be freed by rpc_message_free). timeout_ms > 0. */
+int rpc_unary(struct rpc_peer *peer, const struct rpc_method *method,
+	const ProtobufCMessage *request, int timeout_ms, ProtobufCMessage **ret_reply,
+	struct error **err);
+
+/* A call with at least one stream. timeout_ms bounds the whole call; -1: none. */
+struct rpc_call *rpc_open(
+	struct rpc_peer *peer, const struct rpc_method *method, int timeout_ms, struct error **err);
+
+/* Both ends. ------------------------------------------------------------------------------------
+ */
+
+/* Hand over one message. Returns when the one before it was taken by the transport: streams
+ * pipeline, a slow reader holds the writer. */
+int rpc_send(struct rpc_call *call, const ProtobufCMessage *message, struct error **err);
+/* The next message: 1 and *ret_message; 0 when the other side ended the stream properly (client:
+ * the status is OK); -1 on a lost peer, an error status, or with ERR_TIMEOUT when nothing came
+ * within wait_ms (-1: for ever), in which case the call goes on and rpc_recv may be called again.
+ */
+int rpc_recv(
+	struct rpc_call *call, int wait_ms, ProtobufCMessage **ret_message, struct error **err);
+/* Client: no more requests. */
+int rpc_close_send(struct rpc_call *call, struct error **err);
+/* From any thread: what blocks on this call returns with ERR_CANCELLED. */
+void rpc_cancel(struct rpc_call *call);
+/* Client: end the call (cancelled, if it did not end by itself) and free it. */
+void rpc_close(struct rpc_call *call);
+
+void rpc_message_free(ProtobufCMessage *message);
+
+/* Being called. ---------------------------------------------------------------------------------
+ */
+
+/* Runs on a thread of the server's pool. Messages by rpc_recv and rpc_send; a unary reply is one
+ * rpc_send. Returns 0, or -1 with *err, which becomes the call's status. */
+typedef int (*rpc_handler)(struct rpc_call *call, void *server_arg, struct error **err);
+
+struct rpc_service {
+	const struct rpc_method *method;
+	rpc_handler handler;
+};
+
+struct rpc_server *rpc_server_new(const struct rpc_service *services, size_t n_services, void *arg,
+	const struct rpc_limits *limits, struct error **err);
+/* Serve a connected fd (taken in every case). conn is the owner's, found by rpc_call_conn();
+ * on_close(conn) is called once, on a thread of the server's, when the connection has ended and
+ * none of its handlers runs any more. */
+int rpc_server_add(struct rpc_server *server, int fd, void *conn, void (*on_close)(void *conn),
+	struct error **err);
+/* No new calls; running ones get grace_ms, then are cancelled; joins all handlers. */
+void rpc_server_free(struct rpc_server *server, int grace_ms);
+
+void *rpc_call_conn(struct rpc_call *call);
+/* True when the caller cancelled, went away, or its deadline passed. */
+bool rpc_call_cancelled(struct rpc_call *call);

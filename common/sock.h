@@ -1,0 +1,43 @@
+/* Connected and listening sockets by name. The project opens, checks and owns sockets; gRPC adopts
+ * connected fds. All fds are CLOEXEC.
+ *
+ *   unix:PATH          a Unix stream socket
+ *   vsock:CID:PORT     AF_VSOCK; for listening the CID is "any"
+ *   hybrid:PATH:PORT   a Unix socket that speaks "CONNECT port\n" -> "OK hostport\n" (the userspace
+ *                      vsock device; the same scheme as Firecracker's and Cloud Hypervisor's)
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/error.h"
+
+enum endpoint_kind { ENDPOINT_UNIX, ENDPOINT_VSOCK, ENDPOINT_HYBRID };
+
+struct endpoint {
+	enum endpoint_kind kind;
+	char path[108]; /* unix, hybrid */
+	uint32_t cid;	/* vsock; UINT32_MAX is any */
+	uint32_t port;	/* vsock, hybrid */
+};
+
+int endpoint_parse(const char *s, struct endpoint *ret, struct error **err);
+char *endpoint_format(const struct endpoint *ep);
+
+/* A connected, blocking fd, or -1. deadline_ms > 0 bounds the whole dialling, for hybrid including
+ * the handshake, of which not one byte too many is read. */
+int sock_connect(const struct endpoint *ep, int deadline_ms, struct error **err);
+
+/* A listening fd. unix: makes the socket with this mode; a stale one (nobody listens) is replaced,
+ * a live one is ERR_EXISTS. */
+int sock_listen(const struct endpoint *ep, int backlog, mode_t mode, struct error **err);
+
+/* Accept one connection within timeout_ms (-1: for ever); ERR_TIMEOUT if none came. */
+int sock_accept(int listen_fd, int timeout_ms, struct error **err);
+
+/* The peer of a connected Unix socket. */
+int sock_peer_uid(int fd, uid_t *ret_uid, pid_t *ret_pid, struct error **err);
+/* The peer of a connected AF_VSOCK socket. */
+int sock_peer_cid(int fd, uint32_t *ret_cid, uint32_t *ret_port, struct error **err);

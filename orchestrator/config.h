@@ -1,0 +1,49 @@
+/* The configuration: defaults < /etc/orchestrator/orchestrator.yaml < ~/.config/orchestrator/
+ * orchestrator.yaml < ORCHESTRATOR_* < flags. One table in config.c describes every key. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+
+enum config_accel { ACCEL_AUTO, ACCEL_KVM, ACCEL_TCG };
+enum config_vsock { VSOCK_AUTO, VSOCK_KERNEL, VSOCK_USER };
+
+struct config {
+	/* Strings are owned. */
+	char *state_dir;   /* the store, results; root: /var/lib/orchestrator, else
+			    * $XDG_STATE_HOME/orchestrator */
+	char *runtime_dir; /* sockets; root: /run/orchestrator, else $XDG_RUNTIME_DIR/orchestrator,
+			    * else STATE_DIR/run */
+	char *image_dir;   /* where `image build` puts bundles; root: STATE_DIR/images, else
+			    * $XDG_DATA_HOME/orchestrator/images. Searched first; then
+			    * /var/lib/orchestrator/images, then PREFIX/share/orchestrator/images */
+	char *default_image; /* for `run -- CMD` without --image: debian */
+	char *libvirt_uri;   /* qemu:///embed, qemu:///system, qemu:///session, or "embed" for the
+			      * default   root below state_dir */
+	enum config_accel accel;
+	enum config_vsock vsock;
+	uint32_t max_vms;	  /* at once; default: number of cores, at least 2 */
+	uint64_t boot_timeout_ms; /* from domain created to worker ready; default 60 s (TCG is slow)
+				   */
+	uint64_t kvm_probe_timeout_ms; /* default 10 s */
+	uint64_t idle_timeout_ms;      /* an auto-started daemon leaves after this; default 5 min */
+	uint64_t min_free_disk;	       /* below it submits are refused; default 256M */
+	uint64_t default_timeout_ms;
+	uint64_t default_memory;
+	uint32_t default_cpus;
+	uint64_t retain_ms; /* results of finished jobs are kept so long; 0: for ever */
+	char *log_level;
+};
+
+/* All sources but the flags. file: an explicit file (--config), which must exist, read instead of
+ * the two default ones. Errors name file:line:column, or the variable. */
+struct config *config_load(const char *file, struct error **err);
+void config_free(struct config *config);
+/* Every key with its value and where it came from, for `orchestrator config`. */
+char *config_describe(const struct config *config);
+
+/* STATE_DIR/jobs/ID and so on; owned by the caller. */
+char *config_job_dir(const struct config *config, const char *job_id);
+char *config_control_socket(const struct config *config); /* RUNTIME_DIR/control.sock */
