@@ -23,9 +23,11 @@ COMMON := \
 	common/rpc_server.c \
 	common/sock.c \
 	common/util.c \
+	common/worker_api.c \
 	common/worker_proof.c
 
 ORCHESTRATOR := \
+	orchestrator/control_api.c \
 	orchestrator/job.c
 
 CLI := \

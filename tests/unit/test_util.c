@@ -76,16 +76,13 @@ static void nothing_drives_the_terminal(void **state)
 	static const struct {
 		const char *raw, *shown;
 	} cases[] = {
-		{"plain\ttext", "plain\ttext"},
-		{"\033[2Jx", "\\x1b[2Jx"},
-		{"a\nb", "a\\x0ab"},
-		{"\x7f", "\\x7f"},
-		{"\xc2\x9b", "\\xc2\\x9b"},			/* C1 CSI */
-		{"\xe2\x80\xae", "\\xe2\\x80\\xae"},		/* right-to-left override */
-		{"gr\xc3\xbc\xc3\x9f", "gr\xc3\xbc\xc3\x9f"},	/* umlauts stay */
-		{"\xff\xc3", "\\xff\\xc3"},			/* no UTF-8 */
-		{"\xc0\xaf", "\\xc0\\xaf"},			/* overlong */
-		{"\xed\xa0\x80", "\\xed\\xa0\\x80"},		/* surrogate */
+		{"plain\ttext", "plain\ttext"}, {"\033[2Jx", "\\x1b[2Jx"}, {"a\nb", "a\\x0ab"},
+		{"\x7f", "\\x7f"}, {"\xc2\x9b", "\\xc2\\x9b"}, /* C1 CSI */
+		{"\xe2\x80\xae", "\\xe2\\x80\\xae"},	       /* right-to-left override */
+		{"gr\xc3\xbc\xc3\x9f", "gr\xc3\xbc\xc3\x9f"},  /* umlauts stay */
+		{"\xff\xc3", "\\xff\\xc3"},		       /* no UTF-8 */
+		{"\xc0\xaf", "\\xc0\\xaf"},		       /* overlong */
+		{"\xed\xa0\x80", "\\xed\\xa0\\x80"},	       /* surrogate */
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
