@@ -1,0 +1,480 @@
+/* The way of one job through its VM, top to bottom in run():
+ *
+ *   boot -> hello -> inputs -> program -> outputs -> result -> (DONE) -> destroy -> (GONE)
+ *
+ * Each step either succeeds or sets the outcome and the words for it, and the rest is skipped. */
+#include "orchestrator/attempt.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/util.h"
+#include "orchestrator/guest.h"
+#include "orchestrator/results.h"
+#include "orchestrator/vm.h"
+
+#define CONNECT_TIMEOUT_MS 10000
+/* How long a lost worker's VM may take to say why. */
+#define SETTLE_MS   2000
+#define SIGNAL_BASE 128
+#define STACK_BYTES (512 * KIB)
+
+struct attempt {
+	struct host *host;		   /* borrowed */
+	const struct attempt_order *order; /* borrowed */
+	attempt_listener listener;
+	void *arg;
+	pthread_t thread;
+	int cancel_fd; /* readable once cancelled */
+
+	pthread_mutex_t lock; /* below: */
+	char *cancelled;      /* owned; why; NULL: it is not */
+	struct guest *guest;  /* while guest_interrupt() may be called */
+
+	/* The thread's own. */
+	struct job_result result;
+	struct image *image;
+	struct vm *vm;
+	struct results *results;
+};
+
+/* Events. ----------------------------------------------------------------------------------------
+ */
+
+static void emit(struct attempt *a, const struct attempt_event *event)
+{
+	a->listener(a->arg, event);
+}
+
+static void stage_at(struct attempt *a, enum job_stage stage, uint64_t usec)
+{
+	a->result.times[stage] = usec;
+	emit(a, &(struct attempt_event){.type = ATTEMPT_STAGE, .stage = stage, .usec = usec});
+}
+
+static void stage(struct attempt *a, enum job_stage stage_reached)
+{
+	stage_at(a, stage_reached, now_real_usec());
+}
+
+static void enter_state(struct attempt *a, enum job_state state)
+{
+	emit(a, &(struct attempt_event){.type = ATTEMPT_STATE, .state = state});
+}
+
+static void tell_output(struct attempt *a)
+{
+	emit(a, &(struct attempt_event){.type = ATTEMPT_OUTPUT,
+			.stdout_size = results_kept(a->results, RESULTS_STDOUT),
+			.stderr_size = results_kept(a->results, RESULTS_STDERR)});
+}
+
+static void on_vm_progress(
+	void *arg, const struct vm_facts *facts, enum job_stage reached, uint64_t usec)
+{
+	struct attempt *a = arg;
+
+	if (reached != STAGES)
+		stage_at(a, reached, usec);
+	emit(a, &(struct attempt_event){.type = ATTEMPT_VM, .vm = facts});
+}
+
+/* Outcomes. --------------------------------------------------------------------------------------
+ */
+
+static void conclude(struct attempt *a, enum job_outcome outcome, int exit_code, const char *text)
+{
+	a->result.outcome = outcome;
+	a->result.exit_code = exit_code;
+	free(a->result.error);
+	a->result.error = xstrdup(text);
+}
+
+static void conclude_ours(struct attempt *a, enum job_outcome outcome, const struct error *err)
+{
+	int code = outcome == OUTCOME_CANCELLED ? EXIT_CANCELLED : EXIT_INFRA;
+
+	conclude(a, outcome, code, err ? err->text : "no reason is known");
+}
+
+static bool is_cancelled(struct attempt *a)
+{
+	pthread_mutex_lock(&a->lock);
+	bool cancelled = a->cancelled != NULL;
+	pthread_mutex_unlock(&a->lock);
+	return cancelled;
+}
+
+static void conclude_cancelled(struct attempt *a)
+{
+	pthread_mutex_lock(&a->lock);
+	conclude(a, OUTCOME_CANCELLED, EXIT_CANCELLED, a->cancelled);
+	pthread_mutex_unlock(&a->lock);
+}
+
+/* A call to the worker failed: was it us, the disk, the worker, or the VM under it? */
+static void conclude_call_failed(struct attempt *a, struct error **err)
+{
+	switch (is_cancelled(a) ? ERR_CANCELLED : (*err)->code) {
+	case ERR_CANCELLED:
+		conclude_cancelled(a);
+		return;
+	case ERR_UNAVAILABLE:
+	case ERR_TIMEOUT:
+	case ERR_DATA_LOSS:
+	case ERR_UNKNOWN: {
+		enum job_outcome outcome = vm_why_lost(a->vm, SETTLE_MS, err);
+		conclude_ours(a, outcome, *err);
+		return;
+	}
+	default:
+		conclude_ours(a, OUTCOME_INFRA, *err);
+	}
+}
+
+static char *describe_start_failure(const Worker__V1__RunExit *exit, const char *what)
+{
+	_cleanup_free_ char *said =
+		exit->error ? str_escape(exit->error, strnlen(exit->error, 500), false) : NULL;
+
+	return said ? xstrdup(said) : xstrdup(what);
+}
+
+static void conclude_exit(
+	struct attempt *a, const Job__V1__Spec *spec, const Worker__V1__RunExit *exit)
+{
+	_cleanup_free_ char *text = NULL, *limit = NULL;
+	int code = exit->has_code ? exit->code : 0;
+
+	switch (exit->reason) {
+	case WORKER__V1__RUN_EXIT__REASON__EXITED:
+		if (code == 0) {
+			conclude(a, OUTCOME_SUCCEEDED, 0, NULL);
+			return;
+		}
+		text = str_printf("the program ended with exit code %d", code);
+		conclude(a, OUTCOME_FAILED, code & 255, text);
+		return;
+	case WORKER__V1__RUN_EXIT__REASON__SIGNALED:
+		a->result.signal = code;
+		text = str_printf("the program was killed by signal %d (%s)", code,
+			sigdescr_np(code) ? sigdescr_np(code) : "unknown");
+		conclude(a, OUTCOME_FAILED, (SIGNAL_BASE + code) & 255, text);
+		return;
+	case WORKER__V1__RUN_EXIT__REASON__TIMED_OUT:
+		limit = format_duration(spec->timeout_ms);
+		text = str_printf("the program did not end within its timeout of %s", limit);
+		conclude(a, OUTCOME_TIMEOUT, EXIT_TIMEOUT, text);
+		return;
+	case WORKER__V1__RUN_EXIT__REASON__STOPPED:
+		conclude_cancelled(a);
+		return;
+	case WORKER__V1__RUN_EXIT__REASON__OOM_KILLED:
+		a->result.signal = 9;
+		conclude(a, OUTCOME_OOM_GUEST, SIGNAL_BASE + 9,
+			"the program needed more memory than its VM has (resources.memory)");
+		return;
+	case WORKER__V1__RUN_EXIT__REASON__NOT_FOUND:
+		text = describe_start_failure(exit, "the command is not in the image");
+		conclude(a, OUTCOME_FAILED, EXIT_NOT_FOUND, text);
+		return;
+	case WORKER__V1__RUN_EXIT__REASON__NOT_EXECUTABLE:
+		text = describe_start_failure(exit, "the command cannot be executed");
+		conclude(a, OUTCOME_FAILED, EXIT_NOT_EXECUTABLE, text);
+		return;
+	case WORKER__V1__RUN_EXIT__REASON__START_FAILED:
+		text = describe_start_failure(exit, "the program could not be started");
+		conclude(a, OUTCOME_FAILED, EXIT_INFRA, text);
+		return;
+	default:
+		conclude(a, OUTCOME_INFRA, EXIT_INFRA, "the worker gave no reason it knows");
+	}
+}
+
+/* Steps. -----------------------------------------------------------------------------------------
+ */
+
+static uint32_t cpus_of(const Job__V1__Spec *spec)
+{
+	return spec->resources && spec->resources->has_cpus ? spec->resources->cpus : DEFAULT_CPUS;
+}
+
+static uint64_t memory_of(const Job__V1__Spec *spec)
+{
+	return spec->resources && spec->resources->has_memory_bytes ? spec->resources->memory_bytes
+								    : DEFAULT_MEMORY;
+}
+
+static uint64_t disk_of(const Job__V1__Spec *spec)
+{
+	return spec->resources && spec->resources->has_disk_bytes ? spec->resources->disk_bytes : 0;
+}
+
+static int boot(struct attempt *a)
+{
+	const Job__V1__Spec *spec = a->order->spec;
+	_cleanup_error_ struct error *err = NULL;
+	_cleanup_free_ char *console = str_printf("%s/console.log", a->order->job_dir);
+	enum job_outcome outcome = OUTCOME_INFRA;
+	struct vm_order order = {
+		.job_id = a->order->job_id,
+		.attempt = a->order->number,
+		.cpus = cpus_of(spec),
+		.memory_bytes = memory_of(spec),
+		.disk_bytes = disk_of(spec),
+		.console_file = console,
+		.cancel_fd = a->cancel_fd,
+		.on_progress = on_vm_progress,
+		.arg = a,
+	};
+
+	a->image = image_find(a->host->config, spec->image, &err);
+	a->results = a->image ? results_open(a->order->job_dir, spec, &err) : NULL;
+	if (a->results) {
+		order.image = a->image;
+		a->vm = vm_boot(a->host, &order, &outcome, &err);
+	}
+	if (!a->vm) {
+		if (outcome == OUTCOME_CANCELLED || is_cancelled(a))
+			conclude_cancelled(a);
+		else
+			conclude_ours(a, outcome, err);
+		return -1;
+	}
+	return 0;
+}
+
+/* The guest's own clock says when its kernel was done, relative to when it listened; put on ours.
+ */
+static void stage_kernel_up(struct attempt *a, const struct guest_hello *hello, uint64_t ready)
+{
+	uint64_t init =
+		hello->ready_usec > hello->kernel_usec ? hello->ready_usec - hello->kernel_usec : 0;
+	uint64_t created = a->result.times[STAGE_DOMAIN_CREATED];
+
+	/* A hostile clock gets no further than the domain's creation. */
+	stage_at(a, STAGE_KERNEL_UP, ready > created + init ? ready - init : created);
+}
+
+static int hello(struct attempt *a)
+{
+	_cleanup_error_ struct error *err = NULL;
+	struct guest_hello said;
+	struct guest *guest = NULL;
+	uint64_t announced = now_real_usec();
+	int fd = vm_connect(a->vm, WORKER_PORT, CONNECT_TIMEOUT_MS, &err);
+
+	if (fd >= 0)
+		guest = guest_new(fd, vm_secret(a->vm), vm_facts(a->vm)->id, &said, &err);
+	if (!guest) {
+		error_wrap(&err, "reaching the worker");
+		if (err->code == ERR_UNAUTHENTICATED || err->code == ERR_STATE)
+			conclude_ours(a, OUTCOME_BOOT_FAILED, err);
+		else
+			conclude_call_failed(a, &err);
+		return -1;
+	}
+	stage_kernel_up(a, &said, announced);
+	stage(a, STAGE_WORKER_READY);
+	a->result.wall.kernel = xstrdup(said.kernel);
+	/* From here on a cancel goes through the guest. One that came before is seen now. */
+	pthread_mutex_lock(&a->lock);
+	a->guest = guest;
+	if (a->cancelled)
+		guest_interrupt(guest);
+	pthread_mutex_unlock(&a->lock);
+	if (vm_fill_wall(a->vm, &a->result.wall, &err) < 0)
+		log_warn(a->order->job_id, "%s", err->text);
+	return 0;
+}
+
+static int send_inputs(struct attempt *a)
+{
+	_cleanup_error_ struct error *err = NULL;
+	_cleanup_free_ char *dir = str_printf("%s/inputs", a->order->job_dir);
+
+	if (guest_put_inputs(a->guest, a->order->spec, dir, &err) < 0) {
+		conclude_call_failed(a, &err);
+		return -1;
+	}
+	stage(a, STAGE_INPUTS_SENT);
+	return 0;
+}
+
+static void on_started(void *arg)
+{
+	struct attempt *a = arg;
+
+	stage(a, STAGE_PROGRAM_STARTED);
+	vm_set_state(a->vm, "running");
+	enter_state(a, JOB_RUNNING);
+}
+
+static void on_first_byte(void *arg, uint64_t usec)
+{
+	stage_at(arg, STAGE_FIRST_BYTE, usec);
+}
+
+static int on_output(
+	void *arg, enum guest_stream stream, const void *data, size_t n, struct error **err)
+{
+	struct attempt *a = arg;
+	enum results_stream to = stream == GUEST_STDOUT ? RESULTS_STDOUT : RESULTS_STDERR;
+	uint64_t before = results_kept(a->results, to);
+
+	if (results_output(a->results, to, data, n, err) < 0)
+		return -1;
+	if (results_kept(a->results, to) != before)
+		tell_output(a);
+	return 0;
+}
+
+static int run_program(struct attempt *a)
+{
+	const struct guest_sink sink = {.started = on_started, .output = on_output, .arg = a};
+	_cleanup_error_ struct error *err = NULL;
+	Worker__V1__RunExit *exit = NULL;
+
+	results_on_first_byte(a->results, on_first_byte, a);
+	if (guest_run(a->guest, a->order->job_id, a->order->spec, &sink, &exit, &err) < 0) {
+		conclude_call_failed(a, &err);
+		return -1;
+	}
+	stage(a, STAGE_PROGRAM_ENDED);
+	results_guest_counted(
+		a->results, RESULTS_STDOUT, exit->stdout_bytes, exit->stdout_truncated);
+	results_guest_counted(
+		a->results, RESULTS_STDERR, exit->stderr_bytes, exit->stderr_truncated);
+	a->result.max_rss_bytes = exit->max_rss_bytes;
+	a->result.cpu_usec = exit->user_usec + exit->system_usec;
+	conclude_exit(a, a->order->spec, exit);
+	worker__v1__run_exit__free_unpacked(exit, NULL);
+	return 0;
+}
+
+static int take_record(void *arg, const Job__V1__FileRecord *record, struct error **err)
+{
+	return results_record(arg, record, err);
+}
+
+/* What the program made comes home even when it failed: it may say why. Only a success becomes a
+ * failure when an output is missing. */
+static void collect(struct attempt *a)
+{
+	_cleanup_error_ struct error *err = NULL;
+	struct results_artifacts got = {0};
+
+	if (a->result.outcome == OUTCOME_CANCELLED)
+		return;
+	enter_state(a, JOB_COLLECTING);
+	if (guest_get_outputs(a->guest, a->order->spec, take_record, a->results, &err) < 0 ||
+		results_artifacts_finish(a->results, &got, &err) < 0) {
+		error_wrap(&err, "collecting the outputs");
+		conclude_call_failed(a, &err);
+		return;
+	}
+	if (got.missing && a->result.outcome == OUTCOME_SUCCEEDED) {
+		_cleanup_free_ char *text =
+			str_printf("a required output is missing: %s", got.missing);
+		conclude(a, OUTCOME_FAILED, EXIT_INFRA, text);
+	}
+	a->result.artifacts = steal_ptr(got.artifacts);
+	a->result.n_artifacts = got.n_artifacts;
+	got.n_artifacts = 0;
+	results_artifacts_clear(&got);
+	stage(a, STAGE_COLLECTED);
+}
+
+/* The whole. -------------------------------------------------------------------------------------
+ */
+
+static void hang_up(struct attempt *a)
+{
+	pthread_mutex_lock(&a->lock);
+	struct guest *guest = steal_ptr(a->guest);
+	pthread_mutex_unlock(&a->lock);
+	guest_free(guest);
+}
+
+static void finish_results(struct attempt *a)
+{
+	_cleanup_error_ struct error *err = NULL;
+
+	if (!a->results)
+		return;
+	results_fill(a->results, &a->result);
+	if (results_sync(a->results, &err) < 0)
+		conclude_ours(a, OUTCOME_INFRA, err);
+	results_close(steal_ptr(a->results));
+}
+
+static void *run(void *arg)
+{
+	struct attempt *a = arg;
+
+	a->result.times[STAGE_SUBMITTED] = a->order->submitted_usec;
+	a->result.times[STAGE_STARTED] = a->order->started_usec;
+	if (boot(a) == 0 && hello(a) == 0 && send_inputs(a) == 0 && run_program(a) == 0)
+		collect(a);
+	hang_up(a);
+	finish_results(a);
+	emit(a, &(struct attempt_event){.type = ATTEMPT_DONE, .result = &a->result});
+	vm_destroy(steal_ptr(a->vm));
+	stage(a, STAGE_DESTROYED);
+	emit(a, &(struct attempt_event){.type = ATTEMPT_GONE});
+	return NULL;
+}
+
+struct attempt *attempt_start(struct host *host, const struct attempt_order *order,
+	attempt_listener listener, void *arg, struct error **err)
+{
+	struct attempt *a = xcalloc(1, sizeof(*a));
+	pthread_attr_t attr;
+
+	a->host = host;
+	a->order = order;
+	a->listener = listener;
+	a->arg = arg;
+	pthread_mutex_init(&a->lock, NULL);
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	a->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int e = a->cancel_fd < 0 ? errno : pthread_create(&a->thread, &attr, run, a);
+	pthread_attr_destroy(&attr);
+	if (e) {
+		error_errno(err, e, "starting an attempt");
+		close_fd(&a->cancel_fd);
+		pthread_mutex_destroy(&a->lock);
+		free(a);
+		return NULL;
+	}
+	return a;
+}
+
+void attempt_cancel(struct attempt *attempt, const char *why)
+{
+	pthread_mutex_lock(&attempt->lock);
+	if (!attempt->cancelled)
+		attempt->cancelled = xstrdup(why);
+	eventfd_write(attempt->cancel_fd, 1);
+	if (attempt->guest)
+		guest_interrupt(attempt->guest);
+	pthread_mutex_unlock(&attempt->lock);
+}
+
+void attempt_free(struct attempt *attempt)
+{
+	if (!attempt)
+		return;
+	pthread_join(attempt->thread, NULL);
+	close_fd(&attempt->cancel_fd);
+	job_result_clear(&attempt->result);
+	image_free(attempt->image);
+	pthread_mutex_destroy(&attempt->lock);
+	free(attempt->cancelled);
+	free(attempt);
+}

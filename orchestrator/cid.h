@@ -1,0 +1,17 @@
+/* Which CIDs our VMs have. Random from a wide range, and not used again for ten minutes: a peer
+ * that still talks to a CID must not reach another VM. On one host CIDs are global with the
+ * kernel's device, so one of ours may be taken by somebody else: the caller picks again. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct cid_pool;
+
+struct cid_pool *cid_pool_new(void);
+void cid_pool_free(struct cid_pool *pool);
+/* A CID that is neither used nor resting. Thread-safe. now_usec is monotonic. */
+uint32_t cid_take(struct cid_pool *pool, uint64_t now_usec);
+void cid_release(struct cid_pool *pool, uint32_t cid, uint64_t now_usec);
+/* Used or resting: what cid_take() will not give. */
+bool cid_is_known(struct cid_pool *pool, uint32_t cid);

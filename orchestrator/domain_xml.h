@@ -1,0 +1,48 @@
+/* The domain's XML: one function per section, nothing in the machine that the job does not need,
+ * and no network interface. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/error.h"
+
+/* Everything is borrowed. */
+struct domain_spec {
+	const char *name;
+	const char *uuid;
+	/* metadata: who owns the domain (a digest of the state directory), and for what */
+	const char *owner, *vm_id, *job_id;
+	unsigned attempt;
+	bool kvm;
+	bool tuned_timers;    /* TCG with one vCPU and the project's kernel: see cmdline in
+				 domain_xml.c */
+	const char *emulator; /* NULL: libvirt's choice */
+	const char *firmware; /* ROM; NULL: the machine's own */
+	uint32_t cpus;
+	uint64_t memory_bytes;
+	const char *kernel, *initramfs, *cmdline;
+	const char *root;	 /* read-only image, shared by all VMs */
+	const char *scratch;	 /* raw disk of this VM; NULL: none */
+	const char *console;	 /* Unix socket which QEMU connects to */
+	const char *secret_file; /* hex, handed over by fw_cfg */
+	uint32_t cid;		 /* kernel device */
+	const char *vhost_user;	 /* Unix socket of the userspace device; NULL: kernel device */
+	/* Run QEMU as this user (libvirt running as root); (uid_t)-1: libvirt's configuration
+	 * decides */
+	uid_t uid;
+	gid_t gid;
+};
+
+/* To be freed. */
+char *domain_xml_make(const struct domain_spec *spec, struct error **err);
+
+/* The owner in a domain's XML, or NULL if it has no metadata of ours; *ret_vm_id may be NULL. To be
+ * freed. */
+char *domain_xml_owner(const char *xml, char **ret_vm_id);
+
+/* "disk virtio", "vsock virtio", ...: what the live XML says the guest can touch. */
+int domain_xml_devices(const char *xml, char ***ret_devices, size_t *ret_n,
+	bool *ret_network_interface, struct error **err);

@@ -1,0 +1,243 @@
+#include "orchestrator/host.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <pwd.h>
+#include <signal.h>
+#include <sodium.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "common/log.h"
+#include "common/util.h"
+#include "orchestrator/domain_xml.h"
+
+/* Two daemons with different state directories must not take each other's domains for their own. */
+static char *owner_of(const char *state_dir)
+{
+	_cleanup_free_ char *real = realpath(state_dir, NULL);
+	const char *path = real ? real : state_dir;
+	unsigned char digest[16];
+
+	crypto_generichash(
+		digest, sizeof(digest), (const unsigned char *)path, strlen(path), NULL, 0);
+	return hex_encode(digest, sizeof(digest));
+}
+
+struct host *host_new(const struct config *config, struct error **err)
+{
+	if (sodium_init() < 0) {
+		error_set(err, ERR_INTERNAL, "libsodium does not start");
+		return NULL;
+	}
+	struct host *host = xcalloc(1, sizeof(*host));
+	_cleanup_free_ char *accel_file = str_printf("%s/accel.json", config->state_dir);
+	_cleanup_free_ char *vms = NULL;
+
+	host->config = config;
+	pthread_mutex_init(&host->lock, NULL);
+	host->owner = owner_of(config->state_dir);
+	host->cids = cid_pool_new();
+	host->accel = accel_new(config->accel, accel_file);
+	vms = host_vm_dir(host, NULL);
+	/* 0711: QEMU runs as another user where we are root, and each VM's directory is its own. */
+	if (make_dirs(vms, 0711, err) < 0 || !(host->watcher = vm_watcher_new(err))) {
+		host_free(host);
+		return NULL;
+	}
+	return host;
+}
+
+void host_free(struct host *host)
+{
+	if (!host)
+		return;
+	virt_close(host->virt);
+	vm_watcher_free(host->watcher);
+	accel_free(host->accel);
+	cid_pool_free(host->cids);
+	pthread_mutex_destroy(&host->lock);
+	free(host->owner);
+	free(host);
+}
+
+struct virt *host_virt(struct host *host, struct error **err)
+{
+	_cleanup_free_ char *root = str_printf("%s/libvirt", host->config->state_dir);
+
+	pthread_mutex_lock(&host->lock);
+	if (!host->virt)
+		host->virt = virt_open(host->config->libvirt_uri, root, err);
+	struct virt *virt = host->virt;
+	pthread_mutex_unlock(&host->lock);
+	return virt;
+}
+
+/* QEMU is started by another daemon, with other rights than ours. */
+static bool is_remote(const struct virt *virt)
+{
+	return str_starts(virt_uri(virt), "qemu:///system");
+}
+
+int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err)
+{
+	struct virt *virt = host_virt(host, err);
+	int r = 0;
+
+	if (!virt)
+		return -1;
+	pthread_mutex_lock(&host->lock);
+	if (!host->vsock_known)
+		r = vsock_choose(host->config->vsock, is_remote(virt), &host->vsock, err);
+	if (r == 0) {
+		host->vsock_known = true;
+		*ret_kind = host->vsock;
+	}
+	pthread_mutex_unlock(&host->lock);
+	return r;
+}
+
+const char *host_accelerator(struct host *host)
+{
+	return accel_name(host->accel);
+}
+
+const char *host_vsock_device(struct host *host)
+{
+	pthread_mutex_lock(&host->lock);
+	const char *name = host->vsock_known ? vsock_kind_name(host->vsock) : NULL;
+	pthread_mutex_unlock(&host->lock);
+	return name;
+}
+
+char *host_vm_dir(const struct host *host, const char *vm_id)
+{
+	return str_printf(
+		"%s/vm%s%s", host->config->runtime_dir, vm_id ? "/" : "", vm_id ? vm_id : "");
+}
+
+/* Can somebody who is neither owner nor in the group get to this directory and read there? */
+static bool others_may_reach(const char *dir)
+{
+	_cleanup_free_ char *path = realpath(dir, NULL);
+	struct stat st;
+
+	if (!path)
+		return false;
+	for (char *end = path + strlen(path);; end = strrchr(path, '/')) {
+		if (!end)
+			return true;
+		*end = 0;
+		if (stat(*path ? path : "/", &st) < 0 || !(st.st_mode & S_IXOTH))
+			return false;
+		if (!*path)
+			return true;
+	}
+}
+
+void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_uid, gid_t *ret_gid)
+{
+	const struct passwd *pw;
+
+	*ret_uid = (uid_t)-1;
+	*ret_gid = (gid_t)-1;
+	if (geteuid() != 0 || !host->virt || !virt_is_embedded(host->virt))
+		return;
+	pw = getpwnam("libvirt-qemu");
+	if (pw && others_may_reach(image_dir) && others_may_reach(host->config->runtime_dir) &&
+		others_may_reach(host->config->state_dir)) {
+		*ret_uid = pw->pw_uid;
+		*ret_gid = pw->pw_gid;
+		return;
+	}
+	*ret_uid = 0;
+	*ret_gid = 0;
+	log_warn("host", "QEMU runs as root: the user libvirt-qemu cannot reach %s, %s and %s",
+		image_dir, host->config->runtime_dir, host->config->state_dir);
+}
+
+int host_check_memory(uint64_t bytes, struct error **err)
+{
+	_cleanup_free_ char *text = read_file("/proc/meminfo", 64 * KIB, NULL, NULL);
+	unsigned long long total = 0, available = 0;
+	const char *p;
+
+	if (!text)
+		return 0; /* then QEMU will say */
+	if ((p = strstr(text, "MemTotal:")))
+		sscanf(p, "MemTotal: %llu", &total);
+	if ((p = strstr(text, "MemAvailable:")))
+		sscanf(p, "MemAvailable: %llu", &available);
+	if (!available || bytes / KIB <= available)
+		return 0;
+	_cleanup_free_ char *want = format_size(bytes), *has = format_size(total * KIB),
+			    *free_now = format_size(available * KIB);
+	return error_set(err, ERR_LIMIT,
+		"not enough memory: the job asks for %s, this host has %s, of which %s are free",
+		want, has, free_now);
+}
+
+/* What a daemon before us left. ------------------------------------------------------------------
+ */
+
+static void destroy_left(void *arg, struct virt_domain *domain, const char *name, const char *xml)
+{
+	_cleanup_error_ struct error *err = NULL;
+
+	(void)arg;
+	(void)xml;
+	log_info("host", "destroying %s, left behind by a daemon that is gone", name);
+	if (virt_destroy(domain, &err) < 0)
+		log_warn("host", "%s: %s", name, err->text);
+}
+
+/* The directories of VMs that are gone. Their device's process left when its QEMU did. */
+static void remove_left_dirs(const char *vms)
+{
+	DIR *dir = opendir(vms);
+	const struct dirent *entry;
+
+	if (!dir)
+		return;
+	while ((entry = readdir(dir))) {
+		_cleanup_error_ struct error *err = NULL;
+		if (!str_starts(entry->d_name, "vm-"))
+			continue;
+		_cleanup_free_ char *path = str_printf("%s/%s", vms, entry->d_name);
+		if (remove_tree(path, &err) < 0)
+			log_warn("host", "%s", err->text);
+	}
+	closedir(dir);
+}
+
+static bool any_vm_dir(const char *vms)
+{
+	DIR *dir = opendir(vms);
+	const struct dirent *entry;
+	bool found = false;
+
+	if (!dir)
+		return false;
+	while (!found && (entry = readdir(dir)))
+		found = str_starts(entry->d_name, "vm-");
+	closedir(dir);
+	return found;
+}
+
+int host_sweep(struct host *host, struct error **err)
+{
+	_cleanup_free_ char *vms = host_vm_dir(host, NULL);
+
+	/* A VM has its directory before its domain and after it: without one there is nothing to
+	 * ask libvirt for, and the first command need not wait for it. */
+	if (!any_vm_dir(vms))
+		return 0;
+	struct virt *virt = host_virt(host, err);
+	if (!virt)
+		return error_wrap(err, "looking for VMs left behind");
+	if (virt_each_ours(virt, host->owner, destroy_left, NULL, err) < 0)
+		return -1;
+	remove_left_dirs(vms);
+	return 0;
+}

@@ -1,0 +1,381 @@
+#include "orchestrator/virt.h"
+
+#include <errno.h>
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "common/util.h"
+#include "orchestrator/domain_xml.h"
+
+struct virt {
+	virConnectPtr conn;
+	char *uri; /* owned */
+	bool embedded;
+};
+
+/* One reference is the owner's; libvirt's event callback holds another until it is deregistered. */
+struct virt_domain {
+	virConnectPtr conn; /* own reference */
+	virDomainPtr dom;
+	int callback_id;
+	pthread_mutex_t lock; /* below: */
+	void (*on_stop)(void *arg, enum virt_stop why);
+	void *arg;
+	enum virt_stop stopped;
+	unsigned refs;
+};
+
+/* libvirt's event loop. --------------------------------------------------------------------------
+ */
+
+static void *event_loop(void *arg)
+{
+	(void)arg;
+	for (;;)
+		if (virEventRunDefaultImpl() < 0)
+			sleep_ms(100); /* no way to report it from here, and no reason to spin */
+	return NULL;
+}
+
+/* libvirt prints each error to stderr unless it has somewhere else to put it; ours come back to the
+ * caller of the function that failed. */
+static void quiet(void *arg, virErrorPtr e)
+{
+	(void)arg;
+	log_debug("libvirt", "%s", e && e->message ? e->message : "?");
+}
+
+static int initialized;
+
+static void initialize_once(void)
+{
+	pthread_t thread;
+	pthread_attr_t attr;
+
+	virSetErrorFunc(NULL, quiet);
+	if (virInitialize() < 0 || virEventRegisterDefaultImpl() < 0)
+		return;
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	/* Before the connection: its keepalive and its domains' monitors live on this loop. */
+	if (pthread_create(&thread, &attr, event_loop, NULL) == 0)
+		initialized = 1;
+	pthread_attr_destroy(&attr);
+}
+
+/* Errors. ----------------------------------------------------------------------------------------
+ */
+
+static enum err_code classify(const virError *e)
+{
+	const char *text = e->message ? e->message : "";
+
+	if (strstr(text, "guest cid") || strstr(text, "guest-cid"))
+		return ERR_STATE;
+	if (e->code == VIR_ERR_NO_MEMORY || strstr(text, "Cannot allocate memory") ||
+		strstr(text, "cannot set up guest memory"))
+		return ERR_LIMIT;
+	if (strstr(text, "not find") || strstr(text, "does not support virt type") ||
+		strstr(text, "No such file or directory") || strstr(text, "is not executable"))
+		return ERR_NOT_FOUND;
+	if (e->code == VIR_ERR_AUTH_FAILED || e->code == VIR_ERR_AUTH_UNAVAILABLE ||
+		e->code == VIR_ERR_AUTH_CANCELLED || e->code == VIR_ERR_ACCESS_DENIED ||
+		strstr(text, "Permission denied"))
+		return ERR_DENIED;
+	return ERR_UNAVAILABLE;
+}
+
+static int fail(struct error **err, const char *doing)
+{
+	const virError *e = virGetLastError();
+
+	if (!e)
+		return error_set(err, ERR_INTERNAL, "%s: libvirt gives no reason", doing);
+	/* QEMU's stderr comes with line breaks; an error is one line. */
+	_cleanup_free_ char *text = xstrdup(e->message ? e->message : "no message");
+	for (char *p = text; *p; p++)
+		if (*p == '\n' || *p == '\r')
+			*p = p[1] ? ';' : 0;
+	return error_set(
+		err, classify(e), "%s: libvirt: %s (libvirt error %d)", doing, text, e->code);
+}
+
+/* Connection. ------------------------------------------------------------------------------------
+ */
+
+/* The driver in our own process reads ROOT/etc/qemu.conf. What it switches off needs a system
+ * service around it (cgroups by machined, AppArmor profiles, virtlogd) or privileges we do not
+ * have. */
+static int write_embed_config(const char *root, struct error **err)
+{
+	static const char text[] = "security_driver = \"none\"\n"
+				   "cgroup_controllers = []\n"
+				   "namespaces = []\n"
+				   "stdio_handler = \"file\"\n"
+				   "seccomp_sandbox = 1\n";
+	/* libvirt asks whether KVM is usable as the one user it starts QEMU as, to tell what QEMU
+	 * can do; where only root may open /dev/kvm, another user gives answers that contradict
+	 * each other and are never cached. Each domain names its own, unprivileged user
+	 * (domain_xml.h). */
+	static const char as_root[] = "user = \"root\"\n"
+				      "group = \"root\"\n"
+				      "dynamic_ownership = 0\n";
+	_cleanup_free_ char *dir = str_printf("%s/etc", root);
+	_cleanup_free_ char *path = str_printf("%s/qemu.conf", dir);
+	_cleanup_free_ char *all = str_printf("%s%s", text, geteuid() == 0 ? as_root : "");
+
+	if (make_dirs(dir, 0711, err) < 0)
+		return -1;
+	return write_file(path, all, strlen(all), 0644, false, err);
+}
+
+static char *embed_uri(const char *root, struct error **err)
+{
+	if (root[strcspn(root, "?&# %")]) {
+		error_set(err, ERR_INVALID,
+			"%s: libvirt cannot have a root with one of \"?&#%% \" in its path", root);
+		return NULL;
+	}
+	if (write_embed_config(root, err) < 0)
+		return NULL;
+	return str_printf("qemu:///embed?root=%s", root);
+}
+
+/* The driver in this process starts QEMU detached. As a subreaper we become its parent, so that the
+ * end of a VM is ours to collect, at once, wherever PID 1 is slow to. But libvirt also starts QEMU
+ * to ask what it can do, and waits for those pids to vanish: nobody here would collect them. So
+ * they are asked before. The answers are cached on disk; asking costs seconds once. */
+static int adopt_qemu(virConnectPtr conn, struct error **err)
+{
+	_cleanup_free_ char *can =
+		virConnectGetDomainCapabilities(conn, NULL, "x86_64", "q35", NULL, 0);
+
+	if (!can)
+		return fail(err, "asking QEMU what it can do");
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
+		return error_errno(err, errno, "becoming a subreaper");
+	return 0;
+}
+
+struct virt *virt_open(const char *uri, const char *embed_root, struct error **err)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	bool embedded = str_eq(uri, "embed") || str_eq(uri, "qemu:///embed");
+	_cleanup_free_ char *real = embedded ? embed_uri(embed_root, err) : xstrdup(uri);
+
+	if (!real)
+		return NULL;
+	pthread_once(&once, initialize_once);
+	if (!initialized) {
+		error_set(err, ERR_INTERNAL, "libvirt's event loop does not start");
+		return NULL;
+	}
+	virConnectPtr conn = virConnectOpen(real);
+	if (!conn) {
+		fail(err, "connecting");
+		error_wrap(err, "%s", uri);
+		return NULL;
+	}
+	if (str_starts(real, "qemu:///embed") && adopt_qemu(conn, err) < 0) {
+		virConnectClose(conn);
+		return NULL;
+	}
+	struct virt *virt = xcalloc(1, sizeof(*virt));
+	virt->conn = conn;
+	virt->uri = embedded ? xstrdup("qemu:///embed") : steal_ptr(real);
+	virt->embedded = embedded || str_starts(uri, "qemu:///embed");
+	if (!virt->embedded)
+		virConnectSetKeepAlive(conn, 5, 3);
+	return virt;
+}
+
+void virt_close(struct virt *virt)
+{
+	if (!virt)
+		return;
+	virConnectClose(virt->conn);
+	free(virt->uri);
+	free(virt);
+}
+
+const char *virt_uri(const struct virt *virt)
+{
+	return virt->uri;
+}
+
+bool virt_is_embedded(const struct virt *virt)
+{
+	return virt->embedded;
+}
+
+unsigned long virt_qemu_version(struct virt *virt)
+{
+	unsigned long version = 0;
+
+	return virConnectGetVersion(virt->conn, &version) < 0 ? 0 : version;
+}
+
+/* Domains. ---------------------------------------------------------------------------------------
+ */
+
+static void domain_unref(void *opaque)
+{
+	struct virt_domain *domain = opaque;
+
+	pthread_mutex_lock(&domain->lock);
+	unsigned left = --domain->refs;
+	pthread_mutex_unlock(&domain->lock);
+	if (left)
+		return;
+	virDomainFree(domain->dom);
+	virConnectClose(domain->conn);
+	pthread_mutex_destroy(&domain->lock);
+	free(domain);
+}
+
+static enum virt_stop why_stopped(int detail)
+{
+	switch (detail) {
+	case VIR_DOMAIN_EVENT_STOPPED_SHUTDOWN:
+		return VIRT_SHUTDOWN;
+	case VIR_DOMAIN_EVENT_STOPPED_CRASHED:
+		return VIRT_CRASHED;
+	case VIR_DOMAIN_EVENT_STOPPED_DESTROYED:
+		return VIRT_DESTROYED;
+	default:
+		return VIRT_FAILED;
+	}
+}
+
+static int on_lifecycle(virConnectPtr conn, virDomainPtr dom, int event, int detail, void *opaque)
+{
+	struct virt_domain *domain = opaque;
+	void (*on_stop)(void *, enum virt_stop) = NULL;
+	enum virt_stop why;
+	void *arg;
+
+	(void)conn;
+	(void)dom;
+	if (event == VIR_DOMAIN_EVENT_CRASHED)
+		why = VIRT_CRASHED;
+	else if (event == VIR_DOMAIN_EVENT_STOPPED)
+		why = why_stopped(detail);
+	else
+		return 0;
+	pthread_mutex_lock(&domain->lock);
+	if (domain->stopped == VIRT_RUNNING) {
+		domain->stopped = why;
+		on_stop = domain->on_stop;
+	}
+	arg = domain->arg;
+	pthread_mutex_unlock(&domain->lock);
+	if (on_stop)
+		on_stop(arg, why);
+	return 0;
+}
+
+static struct virt_domain *domain_wrap(virConnectPtr conn, virDomainPtr dom)
+{
+	struct virt_domain *domain = xcalloc(1, sizeof(*domain));
+
+	virConnectRef(conn);
+	domain->conn = conn;
+	domain->dom = dom;
+	domain->callback_id = -1;
+	domain->refs = 1;
+	pthread_mutex_init(&domain->lock, NULL);
+	return domain;
+}
+
+struct virt_domain *virt_create(struct virt *virt, const char *xml, struct error **err)
+{
+	virDomainPtr dom = virDomainCreateXML(virt->conn, xml, 0);
+
+	if (!dom) {
+		fail(err, "starting the domain");
+		return NULL;
+	}
+	struct virt_domain *domain = domain_wrap(virt->conn, dom);
+	domain->refs++;
+	domain->callback_id =
+		virConnectDomainEventRegisterAny(virt->conn, dom, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+			VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle), domain, domain_unref);
+	if (domain->callback_id < 0)
+		domain->refs--;
+	/* Events are hints: one may have passed between the two calls above. */
+	if (virDomainIsActive(dom) == 0)
+		on_lifecycle(virt->conn, dom, VIR_DOMAIN_EVENT_STOPPED,
+			VIR_DOMAIN_EVENT_STOPPED_FAILED, domain);
+	return domain;
+}
+
+int virt_destroy(struct virt_domain *domain, struct error **err)
+{
+	if (virDomainDestroyFlags(domain->dom, VIR_DOMAIN_DESTROY_DEFAULT) == 0)
+		return 0;
+	const virError *e = virGetLastError();
+	if (e && (e->code == VIR_ERR_NO_DOMAIN || e->code == VIR_ERR_OPERATION_INVALID))
+		return 0;
+	return fail(err, "destroying the domain");
+}
+
+void virt_domain_free(struct virt_domain *domain)
+{
+	if (!domain)
+		return;
+	virt_domain_on_stop(domain, NULL, NULL);
+	if (domain->callback_id >= 0)
+		virConnectDomainEventDeregisterAny(domain->conn, domain->callback_id);
+	domain_unref(domain);
+}
+
+void virt_domain_on_stop(
+	struct virt_domain *domain, void (*on_stop)(void *arg, enum virt_stop why), void *arg)
+{
+	pthread_mutex_lock(&domain->lock);
+	domain->on_stop = on_stop;
+	domain->arg = arg;
+	enum virt_stop stopped = domain->stopped;
+	pthread_mutex_unlock(&domain->lock);
+	if (on_stop && stopped != VIRT_RUNNING)
+		on_stop(arg, stopped);
+}
+
+char *virt_domain_xml(struct virt_domain *domain, struct error **err)
+{
+	char *xml = virDomainGetXMLDesc(domain->dom, 0);
+
+	if (!xml)
+		fail(err, "reading the domain's XML");
+	return xml;
+}
+
+int virt_each_ours(struct virt *virt, const char *owner,
+	void (*each)(void *arg, struct virt_domain *domain, const char *name, const char *xml),
+	void *arg, struct error **err)
+{
+	virDomainPtr *all = NULL;
+	int n = virConnectListAllDomains(virt->conn, &all, VIR_CONNECT_LIST_DOMAINS_ACTIVE);
+	int ours = 0;
+
+	if (n < 0)
+		return fail(err, "listing domains");
+	for (int i = 0; i < n; i++) {
+		_cleanup_free_ char *xml = virDomainGetXMLDesc(all[i], 0);
+		_cleanup_free_ char *found = xml ? domain_xml_owner(xml, NULL) : NULL;
+		struct virt_domain *domain = domain_wrap(virt->conn, all[i]);
+		if (str_eq(found, owner)) {
+			each(arg, domain, virDomainGetName(all[i]), xml);
+			ours++;
+		}
+		domain_unref(domain);
+	}
+	free(all);
+	return ours;
+}

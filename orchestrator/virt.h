@@ -1,0 +1,49 @@
+/* libvirt, and the only file that knows it: connect, create, watch and destroy our domains.
+ *
+ * All functions block and may be called from any thread. libvirt's own message, code and domain
+ * reach the caller in the error's text. Domains that are not ours (no orchestrator metadata of this
+ * state directory) are never listed, changed or destroyed.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/error.h"
+
+struct virt;
+struct virt_domain;
+
+/* Connect to uri. "embed" means the QEMU driver inside this process, rooted at embed_root. The
+ * first connection of a process starts libvirt's event loop on a thread of its own. */
+struct virt *virt_open(const char *uri, const char *embed_root, struct error **err);
+void virt_close(struct virt *virt);
+/* The URI connected to, as a person would give it. */
+const char *virt_uri(const struct virt *virt);
+/* The driver runs in this process, so QEMU is our descendant. */
+bool virt_is_embedded(const struct virt *virt);
+/* The hypervisor's version as libvirt sees it: major * 1000000 + minor * 1000 + micro; 0: unknown.
+ */
+unsigned long virt_qemu_version(struct virt *virt);
+
+/* Start a transient domain. What the error's code means: ERR_STATE the vsock CID is taken (pick
+ * another); ERR_LIMIT no memory; ERR_NOT_FOUND the emulator is missing; else ERR_UNAVAILABLE. */
+struct virt_domain *virt_create(struct virt *virt, const char *xml, struct error **err);
+/* End it at once. A domain that is gone already is success. */
+int virt_destroy(struct virt_domain *domain, struct error **err);
+void virt_domain_free(struct virt_domain *domain);
+
+/* Why a domain stopped; VIRT_RUNNING while it has not. */
+enum virt_stop { VIRT_RUNNING, VIRT_SHUTDOWN, VIRT_CRASHED, VIRT_DESTROYED, VIRT_FAILED };
+/* on_stop is called once, on libvirt's event thread, when the domain stops for whatever reason; set
+ * it right after creation (a stop before that is reported at once). */
+void virt_domain_on_stop(
+	struct virt_domain *domain, void (*on_stop)(void *arg, enum virt_stop why), void *arg);
+/* The live XML; to be freed. */
+char *virt_domain_xml(struct virt_domain *domain, struct error **err);
+
+/* Call each(arg, name, xml) for every domain whose metadata names owner (virt_metadata in
+ * domain_xml.h). Returns how many, or -1. */
+int virt_each_ours(struct virt *virt, const char *owner,
+	void (*each)(void *arg, struct virt_domain *domain, const char *name, const char *xml),
+	void *arg, struct error **err);

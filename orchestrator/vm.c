@@ -1,0 +1,480 @@
+/* A VM is made in this order, and unmade in the reverse one:
+ *
+ *   directory and secret -> console socket -> vsock device -> domain -> the worker's announcement
+ *
+ * The sockets are there before QEMU is, so nothing has to be waited for but the announcement. It
+ * comes by the userspace device's ready socket, or on the console; the console also tells of a
+ * panic. */
+#include "orchestrator/vm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/sock.h"
+#include "common/util.h"
+#include "orchestrator/domain_xml.h"
+#include "orchestrator/spawn.h"
+
+#define FIRMWARE       "/usr/share/qemu/qboot.rom"
+#define CID_TRIES      5
+#define TAIL_IN_ERRORS 400
+#define MKE2FS_TIMEOUT 60000
+
+struct vm {
+	struct host *host;	      /* borrowed */
+	const struct vm_order *order; /* borrowed */
+	struct vm_facts facts;
+	char *dir; /* owned */
+	uid_t uid;
+	gid_t gid;
+	uint8_t secret[PROOF_SECRET_BYTES];
+	enum vsock_kind vsock_kind;
+	bool kvm;
+	struct vm_watch *watch;
+	struct vsock_device *vsock;
+	struct virt_domain *domain;
+};
+
+static void progress(struct vm *vm, enum job_stage stage)
+{
+	if (vm->order->on_progress)
+		vm->order->on_progress(vm->order->arg, &vm->facts, stage, now_real_usec());
+}
+
+void vm_set_state(struct vm *vm, const char *state)
+{
+	vm->facts.state = state;
+	progress(vm, STAGES);
+}
+
+const struct vm_facts *vm_facts(const struct vm *vm)
+{
+	return &vm->facts;
+}
+
+const uint8_t *vm_secret(const struct vm *vm)
+{
+	return vm->secret;
+}
+
+int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error **err)
+{
+	return vsock_device_connect(vm->vsock, port, timeout_ms, err);
+}
+
+/* Making it. -------------------------------------------------------------------------------------
+ */
+
+static char *path_in(const struct vm *vm, const char *name)
+{
+	return str_printf("%s/%s", vm->dir, name);
+}
+
+static void name_vm(struct vm *vm)
+{
+	uint8_t r[16];
+	_cleanup_free_ char *hex = NULL;
+
+	random_bytes(r, sizeof(r));
+	r[6] = (uint8_t)((r[6] & 0x0f) | 0x40); /* a version 4 UUID */
+	r[8] = (uint8_t)((r[8] & 0x3f) | 0x80);
+	hex = hex_encode(r, sizeof(r));
+	snprintf(vm->facts.uuid, sizeof(vm->facts.uuid), "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8,
+		hex + 12, hex + 16, hex + 20);
+	snprintf(vm->facts.id, sizeof(vm->facts.id), "vm-%.8s", hex);
+	snprintf(vm->facts.domain, sizeof(vm->facts.domain), DOMAIN_PREFIX "%s", vm->facts.id);
+}
+
+/* A file of this VM's that QEMU must read or write. */
+static int give_to_qemu(const struct vm *vm, const char *path, struct error **err)
+{
+	if (vm->uid != (uid_t)-1 && chown(path, vm->uid, vm->gid) < 0)
+		return error_errno(err, errno, "%s", path);
+	return 0;
+}
+
+static int make_dir(struct vm *vm, struct error **err)
+{
+	vm->dir = host_vm_dir(vm->host, vm->facts.id);
+	if (mkdir(vm->dir, 0700) < 0)
+		return error_errno(err, errno, "%s", vm->dir);
+	return give_to_qemu(vm, vm->dir, err);
+}
+
+static int make_secret(struct vm *vm, struct error **err)
+{
+	_cleanup_free_ char *path = path_in(vm, "secret");
+
+	random_bytes(vm->secret, sizeof(vm->secret));
+	_cleanup_free_ char *hex = hex_encode(vm->secret, sizeof(vm->secret));
+	if (write_file(path, hex, strlen(hex), 0600, false, err) < 0)
+		return -1;
+	return give_to_qemu(vm, path, err);
+}
+
+/* The job's own disk: sparse, so it costs what the job writes, and never more than its size. */
+static int make_scratch(struct vm *vm, struct error **err)
+{
+	_cleanup_free_ char *path = path_in(vm, "scratch");
+	char mke2fs[] = "mke2fs", quiet[] = "-q", force[] = "-F", type[] = "-t", ext4[] = "ext4",
+	     reserve[] = "-m0", features[] = "-O", list[] = "^has_journal,^resize_inode",
+	     extended[] = "-E", lazy[] = "lazy_itable_init=1,nodiscard";
+	char *argv[] = {mke2fs, quiet, force, type, ext4, reserve, features, list, extended, lazy,
+		path, NULL};
+
+	if (!vm->order->disk_bytes)
+		return 0;
+	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 || ftruncate(fd, (off_t)vm->order->disk_bytes) < 0)
+		return error_errno(err, errno, "%s", path);
+	if (spawn_run(argv, MKE2FS_TIMEOUT, err) < 0)
+		return error_wrap(err, "making the job's disk");
+	return give_to_qemu(vm, path, err);
+}
+
+static int make_console(struct vm *vm, struct error **err)
+{
+	_cleanup_free_ char *path = path_in(vm, "console.sock");
+	struct endpoint ep = {.kind = ENDPOINT_UNIX};
+
+	if (strlen(path) >= sizeof(ep.path))
+		return error_set(err, ERR_INVALID, "%s: too long for a socket", path);
+	strcpy(ep.path, path);
+	_cleanup_close_ int file = open(vm->order->console_file,
+		O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (file < 0)
+		return error_errno(err, errno, "%s", vm->order->console_file);
+	_cleanup_close_ int listen_fd = sock_listen(&ep, 4, 0600, err);
+	if (listen_fd < 0 || give_to_qemu(vm, path, err) < 0)
+		return -1;
+	vm->watch = vm_watch_new(vm->host->watcher, steal_fd(listen_fd), steal_fd(file),
+		LIMIT_CONSOLE, virt_is_embedded(vm->host->virt), err);
+	return vm->watch ? 0 : -1;
+}
+
+static char *make_xml(const struct vm *vm, struct error **err)
+{
+	const struct image *image = vm->order->image;
+	_cleanup_free_ char *console = path_in(vm, "console.sock");
+	_cleanup_free_ char *secret = path_in(vm, "secret");
+	_cleanup_free_ char *scratch = vm->order->disk_bytes ? path_in(vm, "scratch") : NULL;
+	struct domain_spec spec = {
+		.name = vm->facts.domain,
+		.uuid = vm->facts.uuid,
+		.owner = vm->host->owner,
+		.vm_id = vm->facts.id,
+		.job_id = vm->order->job_id,
+		.attempt = vm->order->attempt,
+		.kvm = vm->kvm,
+		.tuned_timers = str_eq(image->kernel_kind, "tuned"),
+		.firmware = access(FIRMWARE, R_OK) == 0 ? FIRMWARE : NULL,
+		.cpus = vm->order->cpus,
+		.memory_bytes = vm->order->memory_bytes,
+		.kernel = image->kernel,
+		.initramfs = image->initramfs,
+		.cmdline = image->cmdline,
+		.root = image->root,
+		.scratch = scratch,
+		.console = console,
+		.secret_file = secret,
+		.cid = vm->facts.cid,
+		.vhost_user = vsock_device_vhost_socket(vm->vsock),
+		.uid = vm->uid,
+		.gid = vm->gid,
+	};
+
+	return domain_xml_make(&spec, err);
+}
+
+/* A CID that somebody else on this host has is no failure: there are two thousand million. */
+static int start_domain(struct vm *vm, struct error **err)
+{
+	for (int i = 0; i < CID_TRIES; i++) {
+		_cleanup_error_ struct error *failed = NULL;
+
+		vm->facts.cid = cid_take(vm->host->cids, now_mono_usec());
+		vm->vsock = vsock_device_new(
+			vm->vsock_kind, vm->dir, vm->facts.cid, vm->uid, vm->gid, err);
+		if (!vm->vsock)
+			return -1;
+		_cleanup_free_ char *xml = make_xml(vm, err);
+		if (!xml)
+			return -1;
+		vm->domain = virt_create(vm->host->virt, xml, &failed);
+		if (vm->domain)
+			return 0;
+		bool taken = failed->code == ERR_STATE && vm->vsock_kind == VSOCK_DEVICE_KERNEL;
+		if (!taken || i == CID_TRIES - 1)
+			return error_move(err, steal_ptr(failed));
+		log_info(vm->facts.id, "CID %u is taken, trying another", vm->facts.cid);
+		vsock_device_free(steal_ptr(vm->vsock));
+		cid_release(vm->host->cids, vm->facts.cid, now_mono_usec());
+	}
+	return -1;
+}
+
+static int start(struct vm *vm, struct error **err)
+{
+	if (make_dir(vm, err) < 0 || make_secret(vm, err) < 0 || make_scratch(vm, err) < 0 ||
+		make_console(vm, err) < 0 || start_domain(vm, err) < 0)
+		return -1;
+	vm->facts.state = "booting";
+	vm->facts.vsock_device = vsock_kind_name(vm->vsock_kind);
+	progress(vm, STAGE_DOMAIN_CREATED);
+	return 0;
+}
+
+/* Waiting for it. --------------------------------------------------------------------------------
+ */
+
+/* The guest dialled the ready port. What it says there is a hint, and is not believed further. */
+static void take_announcement(struct vm *vm, int ready_fd)
+{
+	_cleanup_close_ int fd = sock_accept(ready_fd, 0, NULL);
+	char line[128];
+	struct timeval second = {.tv_sec = 1};
+
+	if (fd < 0)
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &second, sizeof(second));
+	if (recv(fd, line, sizeof(line), 0) <= 0)
+		log_debug(vm->facts.id, "an announcement without words");
+}
+
+static int lost_before_ready(struct vm *vm, const struct vm_watch_state *state,
+	enum job_outcome *ret_outcome, struct error **err)
+{
+	_cleanup_free_ char *tail = vm_watch_tail(vm->watch, TAIL_IN_ERRORS);
+
+	if (state->panicked) {
+		*ret_outcome = OUTCOME_GUEST_PANIC;
+		return error_set(err, ERR_UNAVAILABLE,
+			"the guest's kernel panicked while booting: %s", state->panic);
+	}
+	*ret_outcome = OUTCOME_BOOT_FAILED;
+	return error_set(err, ERR_UNAVAILABLE,
+		"QEMU ended before the guest's worker was ready; the console's last words: %s",
+		*tail ? tail : "(none)");
+}
+
+static int wait_ready(
+	struct vm *vm, uint64_t timeout_ms, enum job_outcome *ret_outcome, struct error **err)
+{
+	uint64_t end = now_mono_usec() + timeout_ms * 1000;
+	struct pollfd fds[] = {{.fd = vm->order->cancel_fd, .events = POLLIN},
+		{.fd = vm_watch_fd(vm->watch), .events = POLLIN},
+		{.fd = vsock_device_ready_fd(vm->vsock), .events = POLLIN}};
+
+	for (;;) {
+		struct vm_watch_state state;
+		eventfd_t seen;
+		uint64_t now = now_mono_usec();
+
+		if (now >= end) {
+			_cleanup_free_ char *tail = vm_watch_tail(vm->watch, TAIL_IN_ERRORS);
+			*ret_outcome = OUTCOME_BOOT_FAILED;
+			return error_set(err, ERR_TIMEOUT,
+				"the guest's worker was not ready after %.0f s; the console's last "
+				"words: %s",
+				(double)timeout_ms / 1000, *tail ? tail : "(none)");
+		}
+		if (poll(fds, ARRAY_SIZE(fds), (int)((end - now) / 1000) + 1) < 0 && errno != EINTR)
+			return error_errno(err, errno, "poll");
+		if (fds[0].revents) {
+			*ret_outcome = OUTCOME_CANCELLED;
+			return error_set(err, ERR_CANCELLED, "cancelled while the VM booted");
+		}
+		if (fds[1].revents)
+			eventfd_read(fds[1].fd, &seen);
+		vm_watch_get(vm->watch, &state);
+		vm->facts.pid = state.qemu_pid;
+		if (fds[2].revents) {
+			take_announcement(vm, fds[2].fd);
+			return 0;
+		}
+		if (state.ready)
+			return 0;
+		if (state.panicked || state.qemu_ended)
+			return lost_before_ready(vm, &state, ret_outcome, err);
+	}
+}
+
+/* The whole. -------------------------------------------------------------------------------------
+ */
+
+static struct vm *vm_new(struct host *host, const struct vm_order *order)
+{
+	struct vm *vm = xcalloc(1, sizeof(*vm));
+
+	vm->host = host;
+	vm->order = order;
+	vm->uid = (uid_t)-1;
+	vm->gid = (gid_t)-1;
+	name_vm(vm);
+	snprintf(vm->facts.image, sizeof(vm->facts.image), "%s", order->image->name);
+	vm->facts.state = "creating";
+	vm->facts.cpus = order->cpus;
+	vm->facts.memory_bytes = order->memory_bytes;
+	vm->facts.started_usec = now_real_usec();
+	return vm;
+}
+
+static enum job_outcome outcome_of_start(const struct error *err)
+{
+	return err && err->code == ERR_LIMIT ? OUTCOME_OOM_HOST : OUTCOME_INFRA;
+}
+
+static struct vm *boot_once(struct host *host, const struct vm_order *order, enum accel_use use,
+	enum job_outcome *ret_outcome, struct error **err)
+{
+	struct vm *vm = vm_new(host, order);
+	uint64_t timeout = use == ACCEL_USE_TRIAL ? host->config->kvm_probe_timeout_ms
+						  : host->config->boot_timeout_ms;
+
+	vm->kvm = use != ACCEL_USE_TCG;
+	vm->facts.accelerator = vm->kvm ? "kvm" : "tcg";
+	*ret_outcome = OUTCOME_INFRA;
+	if (host_vsock(host, &vm->vsock_kind, err) < 0)
+		goto failed;
+	host_qemu_user(host, order->image->dir, &vm->uid, &vm->gid);
+	progress(vm, STAGES);
+	if (start(vm, err) < 0) {
+		*ret_outcome = err ? outcome_of_start(*err) : OUTCOME_INFRA;
+		goto failed;
+	}
+	if (wait_ready(vm, timeout, ret_outcome, err) < 0)
+		goto failed;
+	vm_set_state(vm, "ready");
+	return vm;
+failed:
+	vm_destroy(vm);
+	return NULL;
+}
+
+struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_outcome *ret_outcome,
+	struct error **err)
+{
+	struct virt *virt = host_virt(host, err);
+	enum accel_use use;
+
+	*ret_outcome = OUTCOME_INFRA;
+	if (!virt)
+		return NULL;
+	if (host_check_memory(order->memory_bytes, err) < 0) {
+		*ret_outcome = OUTCOME_OOM_HOST;
+		return NULL;
+	}
+	for (;;) {
+		_cleanup_error_ struct error *failed = NULL;
+
+		if (accel_begin(host->accel, virt_qemu_version(virt),
+			    str_eq(virt_uri(virt), "qemu:///system"), &use, err) < 0)
+			return NULL;
+		struct vm *vm = boot_once(host, order, use, ret_outcome, &failed);
+		bool cancelled = *ret_outcome == OUTCOME_CANCELLED;
+		accel_report(host->accel, use, vm != NULL, vm || cancelled ? NULL : failed->text);
+		if (vm)
+			return vm;
+		/* A trial that failed is not the job's failure: again, emulated. */
+		if (use != ACCEL_USE_TRIAL || cancelled) {
+			error_move(err, steal_ptr(failed));
+			return NULL;
+		}
+	}
+}
+
+enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err)
+{
+	uint64_t end = now_mono_usec() + (uint64_t)settle_ms * 1000;
+	struct vm_watch_state state;
+
+	for (;;) {
+		struct pollfd pfd = {.fd = vm_watch_fd(vm->watch), .events = POLLIN};
+		eventfd_t seen;
+		uint64_t now = now_mono_usec();
+
+		vm_watch_get(vm->watch, &state);
+		if (state.panicked || state.qemu_ended || now >= end)
+			break;
+		if (poll(&pfd, 1, (int)((end - now) / 1000) + 1) > 0)
+			eventfd_read(pfd.fd, &seen);
+	}
+	if (state.panicked) {
+		error_set(err, ERR_UNAVAILABLE, "the guest's kernel panicked: %s", state.panic);
+		return OUTCOME_GUEST_PANIC;
+	}
+	if (state.qemu_ended) {
+		if (state.qemu_status > 0)
+			error_set(err, ERR_UNAVAILABLE, "QEMU ended by %s %d under the job",
+				WIFSIGNALED(state.qemu_status) ? "signal" : "exit code",
+				WIFSIGNALED(state.qemu_status) ? WTERMSIG(state.qemu_status)
+							       : WEXITSTATUS(state.qemu_status));
+		else
+			error_set(err, ERR_UNAVAILABLE, "QEMU ended under the job");
+		return OUTCOME_INFRA;
+	}
+	error_wrap(err, "the guest is up, but its worker does not answer");
+	return OUTCOME_AGENT_LOST;
+}
+
+int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err)
+{
+	_cleanup_free_ char *xml = virt_domain_xml(vm->domain, err);
+
+	if (!xml)
+		return -1;
+	wall->accelerator = xstrdup(vm->facts.accelerator);
+	wall->vsock_device = xstrdup(vm->facts.vsock_device);
+	wall->cid = vm->facts.cid;
+	wall->libvirt_uri = xstrdup(virt_uri(vm->host->virt));
+	wall->image_digest = xstrdup(vm->order->image->digest);
+	return domain_xml_devices(
+		xml, &wall->devices, &wall->n_devices, &wall->network_interface, err);
+}
+
+static void end_domain(struct vm *vm)
+{
+	_cleanup_error_ struct error *err = NULL;
+
+	/* libvirt sends SIGTERM and then looks five times a second whether the pid is gone. Where
+	 * QEMU is our descendant we are faster: nothing in it is worth saving. */
+	if (virt_is_embedded(vm->host->virt)) {
+		vm_watch_kill(vm->watch);
+		vm_watch_wait_end(vm->watch, 5000);
+	}
+	if (virt_destroy(vm->domain, &err) < 0)
+		log_warn(vm->facts.id, "%s", err->text);
+	if (vm_watch_wait_end(vm->watch, 10000) < 0)
+		log_error(vm->facts.id, "QEMU (pid %d) does not end", vm->facts.pid);
+	virt_domain_free(vm->domain);
+}
+
+void vm_destroy(struct vm *vm)
+{
+	_cleanup_error_ struct error *err = NULL;
+
+	if (!vm)
+		return;
+	vm->facts.state = "stopping";
+	progress(vm, STAGES);
+	if (vm->domain)
+		end_domain(vm);
+	vsock_device_free(vm->vsock);
+	vm_watch_free(vm->watch);
+	if (vm->dir && remove_tree(vm->dir, &err) < 0)
+		log_warn(vm->facts.id, "%s", err->text);
+	if (vm->facts.cid)
+		cid_release(vm->host->cids, vm->facts.cid, now_mono_usec());
+	explicit_bzero(vm->secret, sizeof(vm->secret));
+	free(vm->dir);
+	free(vm);
+}

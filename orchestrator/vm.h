@@ -1,0 +1,45 @@
+/* One VM from its directory to its end: device, console, domain, readiness, connection,
+ * destruction. Used by one thread (the attempt's); everything here blocks, and ends early when
+ * cancel_fd becomes readable. */
+#pragma once
+
+#include "common/worker_proof.h"
+#include "orchestrator/host.h"
+#include "orchestrator/image.h"
+
+struct vm_order {
+	const struct image *image; /* borrowed until vm_destroy() */
+	const char *job_id;
+	unsigned attempt;
+	uint32_t cpus;
+	uint64_t memory_bytes;
+	uint64_t disk_bytes; /* 0: what is written goes to the guest's memory */
+	const char *console_file;
+	int cancel_fd;
+	/* Called on progress: the facts changed, or a stage was reached (then stage is not STAGES).
+	 */
+	void (*on_progress)(
+		void *arg, const struct vm_facts *facts, enum job_stage stage, uint64_t usec);
+	void *arg;
+};
+
+struct vm;
+
+/* Make it and wait until its worker listens. On failure nothing is left of it, and *ret_outcome
+ * says what kind of failure it was. */
+struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_outcome *ret_outcome,
+	struct error **err);
+
+const struct vm_facts *vm_facts(const struct vm *vm);
+void vm_set_state(struct vm *vm, const char *state); /* a static string */
+const uint8_t *vm_secret(const struct vm *vm);	     /* PROOF_SECRET_BYTES */
+/* A connected fd to a port of the guest, or -1. */
+int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error **err);
+/* What is known when the worker is lost: the outcome's kind, and err gets the words (replacing what
+ * was there): the kernel's panic, QEMU's end, or that the guest is up and silent. Waits up to
+ * settle_ms for the console's and QEMU's last words. */
+enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err);
+/* The devices of the live domain. */
+int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err);
+/* End it, whatever state it is in, and remove what it had. */
+void vm_destroy(struct vm *vm);
