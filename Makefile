@@ -18,7 +18,9 @@ COMMON := \
 	common/file_tree_write.c \
 	common/log.c \
 	common/rpc.c \
+	common/rpc_call.c \
 	common/rpc_client.c \
+	common/rpc_conn.c \
 	common/rpc_message.c \
 	common/rpc_server.c \
 	common/sock.c \
@@ -27,11 +29,52 @@ COMMON := \
 	common/worker_proof.c
 
 ORCHESTRATOR := \
+	orchestrator/accel.c \
+	orchestrator/attempt.c \
+	orchestrator/cid.c \
+	orchestrator/config.c \
+	orchestrator/control.c \
 	orchestrator/control_api.c \
-	orchestrator/job.c
+	orchestrator/control_host.c \
+	orchestrator/control_jobs.c \
+	orchestrator/control_logs.c \
+	orchestrator/control_submit.c \
+	orchestrator/cpio.c \
+	orchestrator/daemon.c \
+	orchestrator/domain_xml.c \
+	orchestrator/guest.c \
+	orchestrator/host.c \
+	orchestrator/image.c \
+	orchestrator/image_manifest.c \
+	orchestrator/job.c \
+	orchestrator/jobs.c \
+	orchestrator/jobs_run.c \
+	orchestrator/jobspec.c \
+	orchestrator/jobspec_rules.c \
+	orchestrator/loop.c \
+	orchestrator/queue.c \
+	orchestrator/record.c \
+	orchestrator/recover.c \
+	orchestrator/results.c \
+	orchestrator/retention.c \
+	orchestrator/scheduler.c \
+	orchestrator/serve.c \
+	orchestrator/spawn.c \
+	orchestrator/store_queue.c \
+	orchestrator/store_sqlite.c \
+	orchestrator/store_sqlite_open.c \
+	orchestrator/virt.c \
+	orchestrator/vm.c \
+	orchestrator/vm_watch.c \
+	orchestrator/vsock.c \
+	orchestrator/watch.c \
+	orchestrator/yaml_doc.c \
+	orchestrator/yaml_table.c \
+	orchestrator/yaml_value.c
 
 CLI := \
-	orchestrator/cli/main.c
+	orchestrator/cli/main.c \
+	orchestrator/cli/serve.c
 
 WORKER := \
 	guest-worker/main.c
@@ -40,9 +83,23 @@ VSOCK_DEVICE := \
 	orchestrator/vsock-device/main.c
 
 UNIT_TESTS := \
-	tests/unit/test_util.c
+	tests/unit/test_accel.c \
+	tests/unit/test_cid.c \
+	tests/unit/test_control.c \
+	tests/unit/test_domain_xml.c \
+	tests/unit/test_file_tree.c \
+	tests/unit/test_results.c \
+	tests/unit/test_spawn.c \
+	tests/unit/test_util.c \
+	tests/unit/test_vm_watch.c
 
-FUZZERS :=
+FUZZERS := \
+	tests/fuzz/fuzz_file_tree.c
+
+# V=1 shows the commands.
+V ?=
+Q := $(if $(V),,@)
+say = @printf '  %-5s %s\n' $(1) $(2)
 
 # --- flags ---------------------------------------------------------------------------------------
 
@@ -69,12 +126,12 @@ GEN      := $(O)/gen
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual \
 	-Wsign-compare -Wformat=2 -Wvla -Werror
-CPPFLAGS += -D_GNU_SOURCE -DORCHESTRATOR_VERSION='"$(VERSION)"' -I. -I$(GEN)
+CPPFLAGS += -D_GNU_SOURCE -DORCHESTRATOR_VERSION='"$(VERSION)"' -I. -I$(GEN) -I/usr/include/libxml2
 CFLAGS   ?= $(OPT)
 ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(PIE) $(HARDEN) $(WARN)
 
 RPC_LIBS  := -lgrpc_unsecure -lgpr -lprotobuf-c -lpthread
-HOST_LIBS := -lvirt-qemu -lvirt -luv -lsqlite3 -lyaml -ljansson -lsodium $(RPC_LIBS) -lm
+HOST_LIBS := -lvirt -lxml2 -luv -lsqlite3 -lyaml -ljansson -lsodium $(RPC_LIBS) -lm
 # pkg-config --static leaves out what gRPC bundles or needs beneath it.
 WORKER_LIBS = -Wl,--start-group -lgrpc_unsecure -lgpr -laddress_sorting -lupb \
 	$(shell pkg-config --static --libs grpc_unsecure | tr ' ' '\n' | grep absl | awk '!seen[$$0]++') \
@@ -105,16 +162,18 @@ worker: $(LIBEXEC)/guest-worker
 
 $(GEN)/%.pb-c.c $(GEN)/%.pb-c.h &: proto/%.proto
 	@mkdir -p $(GEN)
-	protoc-c --c_out=$(GEN) -Iproto $<
+	$(call say,GEN,$<)
+	$(Q)protoc-c --c_out=$(GEN) -Iproto $<
 
 # Generated code is not ours to warn about.
 $(OBJ)/gen/%.o: $(GEN)/%.c $(GEN_H)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -std=gnu11 $(CFLAGS) $(PIE) $(HARDEN) -c -o $@ $<
+	$(Q)$(CC) $(CPPFLAGS) -std=gnu11 $(CFLAGS) $(PIE) $(HARDEN) -c -o $@ $<
 
 $(OBJ)/%.o: %.c | $(GEN_H)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
+	$(call say,CC,$<)
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) -MMD -MP -c -o $@ $<
 
 # Everything but the mains, so that a test links what it needs and no more.
 $(OBJ)/libcommon.a: $(COMMON_O)
@@ -124,11 +183,12 @@ $(OBJ)/libvsock-device.a: $(filter-out %/main.o,$(VSOCK_DEVICE_O))
 $(OBJ)/%.a:
 	@mkdir -p $(@D)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(Q)$(AR) rcs $@ $^
 
 $(BIN)/orchestrator: $(filter %/main.o,$(CLI_O)) $(OBJ)/liborchestrator.a $(OBJ)/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
 
 $(LIBEXEC)/vsock-device: $(filter %/main.o,$(VSOCK_DEVICE_O)) $(OBJ)/libvsock-device.a
 	@mkdir -p $(@D)
@@ -137,18 +197,84 @@ $(LIBEXEC)/vsock-device: $(filter %/main.o,$(VSOCK_DEVICE_O)) $(OBJ)/libvsock-de
 # Fully static: it must run in any root file system, and as PID 1 of an otherwise empty one.
 $(LIBEXEC)/guest-worker: $(filter %/main.o,$(WORKER_O)) $(OBJ)/libworker.a $(OBJ)/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) -s -static -o $@ $^ $(WORKER_LIBS) 2>$@.log || { cat $@.log >&2; exit 1; }
+	$(call say,LD,$@)
+	$(Q)$(CC) -s -static -o $@ $^ $(WORKER_LIBS) 2>$@.log || { cat $@.log >&2; exit 1; }
 
 $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)/libvsock-device.a \
 		$(OBJ)/libcommon.a
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(LDHARDEN) -o $@ $< $(filter %.a,$^) -lcmocka -lseccomp $(HOST_LIBS)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(CPPFLAGS) $(ALL_CFLAGS) $(LDHARDEN) -o $@ $< $(filter %.o,$^) $(filter %.a,$^) \
+		-lcmocka -lseccomp $(HOST_LIBS)
+
+# These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
+FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
+$(BIN)/unit/test_control $(BIN)/unit/test_serve: $(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
+$(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
 
 unit:
 	$(MAKE) SAN=1 unit-programs
 	@tests/run-unit $(O)/san/bin/unit
 .PHONY: unit-programs
 unit-programs: $(UNIT_BIN)
+
+integration: programs image
+	tests/integration/run $(if $(FILTER),--filter '$(FILTER)')
+
+# What is missing is installed first, so that these two work on a bare machine; the rest is another
+# make, which then finds it.
+JOBS := -j$(shell nproc)
+run:
+	@scripts/deps
+	@$(MAKE) --no-print-directory $(JOBS) programs
+	@$(MAKE) --no-print-directory image IMAGES=debian
+	$(BIN)/orchestrator run examples/hello.yaml
+
+test:
+	@scripts/deps
+	@$(MAKE) --no-print-directory $(JOBS) SAN=1 unit-programs
+	@$(MAKE) --no-print-directory $(JOBS) programs
+	@$(MAKE) --no-print-directory image
+	@tests/run-unit $(O)/san/bin/unit
+	tests/integration/run
+
+deps:
+	@scripts/deps
+
+C_FILES := $(wildcard common/*.[ch] orchestrator/*.[ch] orchestrator/*/*.[ch] guest-worker/*.[ch] \
+	tests/*/*.[ch])
+format:
+	clang-format -i $(C_FILES)
+
+lint: $(GEN_H)
+	clang-format --dry-run -Werror $(C_FILES)
+	cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability --inline-suppr \
+		--suppressions-list=tests/cppcheck.supp --std=c11 -D_GNU_SOURCE -I. \
+		common orchestrator guest-worker
+
+# --- install -------------------------------------------------------------------------------------
+
+PREFIX  ?= /usr/local
+DESTDIR ?=
+inst     = $(DESTDIR)$(PREFIX)
+install: programs
+	install -d $(inst)/bin $(inst)/libexec/orchestrator $(inst)/share/orchestrator \
+		$(inst)/share/doc/orchestrator $(inst)/share/man/man1 $(inst)/share/man/man5 \
+		$(inst)/share/bash-completion/completions $(inst)/lib/systemd/system \
+		$(DESTDIR)/etc/orchestrator
+	install -m755 $(BIN)/orchestrator $(inst)/bin/
+	install -m755 $(LIBEXEC)/vsock-device $(LIBEXEC)/guest-worker $(inst)/libexec/orchestrator/
+	cp -R vm-images $(inst)/share/orchestrator/
+	install -m644 config/job.schema.json $(inst)/share/orchestrator/
+	install -m644 README.md $(wildcard docs/*.md) $(inst)/share/doc/orchestrator/
+	cp -R examples $(inst)/share/doc/orchestrator/
+	install -m644 $(wildcard docs/man/*.1) $(inst)/share/man/man1/
+	install -m644 $(wildcard docs/man/*.5) $(inst)/share/man/man5/
+	install -m644 config/completion.bash $(inst)/share/bash-completion/completions/orchestrator
+	sed 's|/usr/bin/orchestrator|$(PREFIX)/bin/orchestrator|' config/orchestrator.service \
+		> $(inst)/lib/systemd/system/orchestrator.service
+	test -e $(DESTDIR)/etc/orchestrator/orchestrator.yaml || \
+		install -m644 config/orchestrator.yaml $(DESTDIR)/etc/orchestrator/
 
 clean:
 	rm -rf $(O)/obj $(O)/san $(O)/gen $(O)/bin $(O)/libexec
