@@ -45,7 +45,14 @@ ORCHESTRATOR := \
 	orchestrator/guest.c \
 	orchestrator/host.c \
 	orchestrator/image.c \
+	orchestrator/image_apt.c \
+	orchestrator/image_build.c \
+	orchestrator/image_kernel.c \
 	orchestrator/image_manifest.c \
+	orchestrator/image_modules.c \
+	orchestrator/image_recipe.c \
+	orchestrator/image_root.c \
+	orchestrator/image_tools.c \
 	orchestrator/job.c \
 	orchestrator/jobs.c \
 	orchestrator/jobs_run.c \
@@ -73,28 +80,84 @@ ORCHESTRATOR := \
 	orchestrator/yaml_value.c
 
 CLI := \
+	orchestrator/cli/cancel.c \
+	orchestrator/cli/cli.c \
+	orchestrator/cli/config.c \
+	orchestrator/cli/connect.c \
+	orchestrator/cli/connect_start.c \
+	orchestrator/cli/doctor.c \
+	orchestrator/cli/doctor_checks.c \
+	orchestrator/cli/fetch.c \
+	orchestrator/cli/follow.c \
+	orchestrator/cli/help.c \
+	orchestrator/cli/image.c \
+	orchestrator/cli/interrupt.c \
+	orchestrator/cli/job_view.c \
+	orchestrator/cli/launch.c \
+	orchestrator/cli/list.c \
+	orchestrator/cli/logs.c \
 	orchestrator/cli/main.c \
-	orchestrator/cli/serve.c
+	orchestrator/cli/options.c \
+	orchestrator/cli/output.c \
+	orchestrator/cli/progress.c \
+	orchestrator/cli/report.c \
+	orchestrator/cli/result.c \
+	orchestrator/cli/run.c \
+	orchestrator/cli/serve.c \
+	orchestrator/cli/sink.c \
+	orchestrator/cli/spec_options.c \
+	orchestrator/cli/status.c \
+	orchestrator/cli/stop.c \
+	orchestrator/cli/submit.c \
+	orchestrator/cli/upload.c \
+	orchestrator/cli/validate.c \
+	orchestrator/cli/version.c \
+	orchestrator/cli/wait.c \
+	orchestrator/cli/yaml_out.c
 
 WORKER := \
 	guest-worker/main.c
 
 VSOCK_DEVICE := \
-	orchestrator/vsock-device/main.c
+	orchestrator/vsock-device/conn.c \
+	orchestrator/vsock-device/conn_guest.c \
+	orchestrator/vsock-device/conn_host.c \
+	orchestrator/vsock-device/device.c \
+	orchestrator/vsock-device/iov.c \
+	orchestrator/vsock-device/main.c \
+	orchestrator/vsock-device/memory.c \
+	orchestrator/vsock-device/packet.c \
+	orchestrator/vsock-device/sandbox.c \
+	orchestrator/vsock-device/vhost_user.c \
+	orchestrator/vsock-device/vring.c
 
 UNIT_TESTS := \
 	tests/unit/test_accel.c \
 	tests/unit/test_cid.c \
+	tests/unit/test_cli.c \
+	tests/unit/test_cli_jobs.c \
+	tests/unit/test_config.c \
 	tests/unit/test_control.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
+	tests/unit/test_job.c \
+	tests/unit/test_jobs.c \
+	tests/unit/test_jobspec.c \
+	tests/unit/test_queue.c \
 	tests/unit/test_results.c \
+	tests/unit/test_scheduler.c \
+	tests/unit/test_serve.c \
 	tests/unit/test_spawn.c \
+	tests/unit/test_store.c \
+	tests/unit/test_store_queue.c \
 	tests/unit/test_util.c \
-	tests/unit/test_vm_watch.c
+	tests/unit/test_vm_watch.c \
+	tests/unit/test_yaml_table.c
 
 FUZZERS := \
-	tests/fuzz/fuzz_file_tree.c
+	tests/fuzz/fuzz_config.c \
+	tests/fuzz/fuzz_file_tree.c \
+	tests/fuzz/fuzz_jobspec.c
 
 # V=1 shows the commands.
 V ?=
@@ -190,9 +253,11 @@ $(BIN)/orchestrator: $(filter %/main.o,$(CLI_O)) $(OBJ)/liborchestrator.a $(OBJ)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
 
-$(LIBEXEC)/vsock-device: $(filter %/main.o,$(VSOCK_DEVICE_O)) $(OBJ)/libvsock-device.a
+# Of common/ just these: it faces the guest, so it is small.
+$(LIBEXEC)/vsock-device: $(VSOCK_DEVICE_O) $(call obj,common/error.c common/log.c common/util.c)
 	@mkdir -p $(@D)
-	$(CC) $(LDHARDEN) -o $@ $^ -lseccomp
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lseccomp
 
 # Fully static: it must run in any root file system, and as PID 1 of an otherwise empty one.
 $(LIBEXEC)/guest-worker: $(filter %/main.o,$(WORKER_O)) $(OBJ)/libworker.a $(OBJ)/libcommon.a
@@ -217,6 +282,37 @@ unit:
 	@tests/run-unit $(O)/san/bin/unit
 .PHONY: unit-programs
 unit-programs: $(UNIT_BIN)
+
+# Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each. What they find and what
+# they learn stays in build/fuzz; V=1 shows libFuzzer's own words.
+FUZZ_SECONDS ?= 30
+FUZZ_CFLAGS  := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined \
+	-fno-omit-frame-pointer
+fuzz_obj      = $(patsubst %.c,$(O)/fuzz/obj/%.o,$(1))
+FUZZ_SOURCES := $(filter-out %/main.c,$(ORCHESTRATOR) $(CLI) $(VSOCK_DEVICE)) $(COMMON)
+FUZZ_BIN     := $(patsubst tests/fuzz/%.c,$(O)/fuzz/%,$(FUZZERS))
+
+$(O)/fuzz/obj/%.o: %.c | $(GEN_H)
+	@mkdir -p $(@D)
+	$(Q)clang $(CPPFLAGS) $(FUZZ_CFLAGS) -fsanitize=fuzzer-no-link -MMD -MP -c -o $@ $<
+$(O)/fuzz/obj/gen/%.o: $(GEN)/%.c $(GEN_H)
+	@mkdir -p $(@D)
+	$(Q)clang $(CPPFLAGS) $(FUZZ_CFLAGS) -fsanitize=fuzzer-no-link -c -o $@ $<
+$(O)/fuzz/obj/all.a: $(call fuzz_obj,$(FUZZ_SOURCES)) $(PROTOS:%=$(O)/fuzz/obj/gen/%.pb-c.o)
+	@rm -f $@
+	$(Q)$(AR) rcs $@ $^
+$(O)/fuzz/%: tests/fuzz/%.c $(O)/fuzz/obj/all.a
+	$(call say,FUZZ,$@)
+	$(Q)clang $(CPPFLAGS) $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ -lseccomp $(HOST_LIBS)
+
+.PHONY: fuzz
+fuzz: $(FUZZ_BIN)
+	@for f in $(FUZZ_BIN); do \
+		mkdir -p $$f.corpus; \
+		echo "$${f##*/}: $(FUZZ_SECONDS) s"; \
+		$$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$$f- $$f.corpus \
+			$(if $(V),,>$$f.log 2>&1) || { tail -n 60 $$f.log; exit 1; }; \
+	done
 
 integration: programs image
 	tests/integration/run $(if $(FILTER),--filter '$(FILTER)')

@@ -5,7 +5,8 @@
  * directory, created with O_EXCL; regular files and directories only; count, depth, name length and
  * bytes are capped before anything is written; a file whose tail's digest does not match, or that
  * ends early, is an error. The sender walks without following links below its start, reads each
- * file once, and says `missing` for what it cannot read or what is no file or directory.
+ * file once, and says `missing` for what it cannot read or what is no file or directory. A missing
+ * record with the path of the file under way takes that file back: the sender lost it halfway.
  */
 #pragma once
 
@@ -35,8 +36,8 @@ struct tree_totals {
 
 /* Emit the file or directory at path (opened relative to dir_fd; AT_FDCWD is allowed; the path
  * itself may be a link, what is below it may not), calling it `name` in the records. Totals are
- * added to. What cannot be read becomes a missing record; -1 only when emit failed or a limit was
- * passed. */
+ * added to, and limits->bytes holds for totals->bytes, so for several trees. What cannot be read
+ * becomes a missing record; -1 only when emit failed or a limit was passed. */
 int tree_send(int dir_fd, const char *path, const char *name, const struct tree_limits *limits,
 	tree_emit emit, void *arg, struct tree_totals *totals, struct error **err);
 
@@ -57,7 +58,9 @@ struct tree_writer_options {
 	mode_t mode_mask; /* permission bits kept, e.g. 0755; owner's rw(x for directories) is added
 			   */
 	/* Instead of refusing a head whose path is absolute, take it relative to the directory;
-	 * parents that are not there are made. For the worker, whose directory is the job's root.
+	 * parents that are not there are made, directories that are there are taken as they are,
+	 * and links in the path are followed within the directory. For the worker, whose directory
+	 * is the job's root and whose peer is the host.
 	 */
 	bool absolute;
 	bool replace; /* an existing file is replaced rather than refused */

@@ -20,6 +20,7 @@
 #define LIMIT_JOB_FILE	   (64 * KIB)
 #define LIMIT_JOB_DEPTH	   16
 #define LIMIT_SCRIPT	   (48 * KIB)
+#define LIMIT_SPEC	   (256 * KIB) /* a whole job description, packed */
 #define LIMIT_ARGS	   1024
 #define LIMIT_ENV	   512
 #define LIMIT_FILES	   256 /* inputs, outputs: entries in a job */

@@ -80,6 +80,9 @@ int rpc_recv(
 	struct rpc_call *call, int wait_ms, ProtobufCMessage **ret_message, struct error **err);
 /* Client: no more requests. */
 int rpc_close_send(struct rpc_call *call, struct error **err);
+/* From any thread: a rpc_recv() that waits on this call, or the next one if none does, returns with
+ * ERR_ABORTED; the call goes on. */
+void rpc_wake(struct rpc_call *call);
 /* From any thread: what blocks on this call returns with ERR_CANCELLED. */
 void rpc_cancel(struct rpc_call *call);
 /* Client: end the call (cancelled, if it did not end by itself) and free it. */
@@ -110,5 +113,6 @@ int rpc_server_add(struct rpc_server *server, int fd, void *conn, void (*on_clos
 void rpc_server_free(struct rpc_server *server, int grace_ms);
 
 void *rpc_call_conn(struct rpc_call *call);
-/* True when the caller cancelled, went away, or its deadline passed. */
+/* The call is over, whoever ended it: the caller cancelled, went away or its deadline passed, or,
+ * for a caller, the status has come (messages before it may still be waiting). */
 bool rpc_call_cancelled(struct rpc_call *call);

@@ -12,13 +12,14 @@ enum config_vsock { VSOCK_AUTO, VSOCK_KERNEL, VSOCK_USER };
 
 struct config {
 	/* Strings are owned. */
-	char *state_dir;   /* the store, results; root: /var/lib/orchestrator, else
-			    * $XDG_STATE_HOME/orchestrator */
-	char *runtime_dir; /* sockets; root: /run/orchestrator, else $XDG_RUNTIME_DIR/orchestrator,
-			    * else STATE_DIR/run */
-	char *image_dir;   /* where `image build` puts bundles; root: STATE_DIR/images, else
-			    * $XDG_DATA_HOME/orchestrator/images. Searched first; then
-			    * /var/lib/orchestrator/images, then PREFIX/share/orchestrator/images */
+	char *state_dir;     /* the store, results; root: /var/lib/orchestrator, else
+			      * $XDG_STATE_HOME/orchestrator */
+	char *runtime_dir;   /* sockets; STATE_DIR/run where state_dir was set; else root:
+			      * /run/orchestrator, others: $XDG_RUNTIME_DIR/orchestrator, else
+			      * STATE_DIR/run. At most 60 bytes. */
+	char *image_dir;     /* where `image build` puts bundles; root: STATE_DIR/images, else
+			      * $XDG_DATA_HOME/orchestrator/images. Searched first; then
+			      * /var/lib/orchestrator/images, then PREFIX/share/orchestrator/images */
 	char *default_image; /* for `run -- CMD` without --image: debian */
 	char *libvirt_uri;   /* qemu:///embed, qemu:///system, qemu:///session, or "embed" for the
 			      * default   root below state_dir */
@@ -40,8 +41,13 @@ struct config {
 /* All sources but the flags. file: an explicit file (--config), which must exist, read instead of
  * the two default ones. Errors name file:line:column, or the variable. */
 struct config *config_load(const char *file, struct error **err);
+/* One key as if by its variable, for a flag: origin is how errors and config_describe() call it
+ * ("--accel"). The directories made from others' defaults do not follow. */
+int config_set(struct config *config, const char *name, const char *value, const char *origin,
+	struct error **err);
 void config_free(struct config *config);
-/* Every key with its value and where it came from, for `orchestrator config`. */
+/* Every key with its value and where it came from, for `orchestrator config`: YAML that reads back
+ * the same. config is what config_load() returned. */
 char *config_describe(const struct config *config);
 
 /* STATE_DIR/jobs/ID and so on; owned by the caller. */

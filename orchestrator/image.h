@@ -2,6 +2,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,7 +28,14 @@ struct image {
 /* Look NAME up in the search path. ERR_NOT_FOUND names the images that are there and how to build;
  * an incomplete bundle (no kernel, ...) says which file of which directory is missing. */
 struct image *image_find(const struct config *config, const char *name, struct error **err);
+/* The bundle in dir, called name: its manifest is read, each file must be there in its stated size.
+ */
+struct image *image_load(const char *dir, const char *name, struct error **err);
+/* Read all of the bundle and compare digests: ERR_DATA_LOSS names the file that is wrong. */
+int image_verify(const struct image *image, struct error **err);
 void image_free(struct image *image);
+/* May an image be called so? Lower-case letters, digits, and . _ - behind the first. */
+bool image_name_valid(const char *name);
 /* All complete images, sorted by name; a broken bundle is skipped and reported by on_broken. */
 int image_list(const struct config *config, struct image ***ret, size_t *ret_n,
 	void (*on_broken)(const char *name, const char *why), struct error **err);

@@ -88,15 +88,14 @@ static int start_process(struct vsock_device *device, uid_t uid, gid_t gid, stru
 	_cleanup_free_ char *prefix = install_prefix();
 	_cleanup_free_ char *program = str_printf("%s/libexec/orchestrator/vsock-device", prefix);
 	_cleanup_free_ char *cid = str_printf("%u", device->cid);
-	_cleanup_free_ char *user = str_printf("%u:%u", uid, gid);
 	_cleanup_close_ int vhost = listen_at(device->vhost_path, uid, gid, err);
 	_cleanup_close_ int uds = vhost < 0 ? -1 : listen_at(device->uds_path, uid, gid, err);
 
 	if (uds < 0)
 		return -1;
+	/* Started by root, it becomes the owner of the directory: QEMU's user. */
 	char *argv[] = {program, "--socket", device->vhost_path, "--uds", device->uds_path, "--cid",
-		cid, "--socket-fd", "3", "--uds-fd", "4", uid == (uid_t)-1 ? NULL : "--user", user,
-		NULL};
+		cid, "--socket-fd", "3", "--uds-fd", "4", NULL};
 	struct spawn_fd fds[] = {{vhost, CHILD_VHOST_FD}, {uds, CHILD_UDS_FD}};
 	device->pid = spawn_process(argv, fds, ARRAY_SIZE(fds), err);
 	if (device->pid < 0) {

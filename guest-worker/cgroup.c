@@ -1,0 +1,189 @@
+#include "guest-worker/cgroup.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysinfo.h>
+#include <sys/vfs.h>
+
+#include "common/log.h"
+#include "common/util.h"
+
+#define MOUNT_POINT "/sys/fs/cgroup"
+
+/* What the worker, the kernel's own threads and the page cache in use keep for themselves. */
+#define RESERVE_LEAST (12 * MIB)
+#define RESERVE_MOST  (64 * MIB)
+
+struct cgroup_tree {
+	int fd;
+};
+
+struct cgroup {
+	int tree_fd; /* borrowed */
+	int fd;
+	int procs_fd;
+	char *name;
+};
+
+static int write_value(int dir_fd, const char *file, const char *value)
+{
+	_cleanup_close_ int fd = openat(dir_fd, file, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -1;
+	return write(fd, value, strlen(value)) < 0 ? -1 : 0;
+}
+
+static int write_number(int dir_fd, const char *file, uint64_t value)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
+	return write_value(dir_fd, file, text);
+}
+
+/* The directory of our own cgroup, by the "0::" line; NULL if there is none. */
+static char *own_path(void)
+{
+	_cleanup_free_ char *all = read_file("/proc/self/cgroup", 64 * KIB, NULL, NULL);
+	char *rest = all;
+
+	for (char *line; rest && (line = strsep(&rest, "\n"));) {
+		if (str_starts(line, "0::/"))
+			return str_printf(MOUNT_POINT "%s", line + 3);
+	}
+	return NULL;
+}
+
+struct cgroup_tree *cgroup_tree_open(bool init)
+{
+	_cleanup_free_ char *path = init ? xstrdup(MOUNT_POINT) : own_path();
+	struct statfs fs;
+
+	if (!path)
+		return NULL;
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0 || fstatfs(fd, &fs) < 0 || fs.f_type != CGROUP2_SUPER_MAGIC ||
+		faccessat(fd, ".", W_OK, AT_EACCESS) < 0)
+		return NULL;
+
+	/* One by one: a kernel may have only some of them. */
+	static const char *const controllers[] = {"+memory", "+pids", "+cpu"};
+	for (size_t i = 0; i < ARRAY_SIZE(controllers); i++) {
+		if (write_value(fd, "cgroup.subtree_control", controllers[i]) < 0)
+			log_debug("cgroup", "%s: %s", controllers[i], strerror(errno));
+	}
+	struct cgroup_tree *tree = xcalloc(1, sizeof(*tree));
+	tree->fd = steal_fd(fd);
+	return tree;
+}
+
+void cgroup_tree_free(struct cgroup_tree *tree)
+{
+	if (!tree)
+		return;
+	close(tree->fd);
+	free(tree);
+}
+
+static uint64_t memory_for_jobs(void)
+{
+	struct sysinfo info;
+
+	if (sysinfo(&info) < 0)
+		return UINT64_MAX;
+	uint64_t total = (uint64_t)info.totalram * info.mem_unit;
+	uint64_t reserve = MIN(MAX(total / 8, RESERVE_LEAST), RESERVE_MOST);
+	return total > 2 * reserve ? total - reserve : total / 2;
+}
+
+static void set_limits(int fd, const struct cgroup_limits *limits)
+{
+	uint64_t most = memory_for_jobs();
+	uint64_t memory = limits->memory ? MIN(limits->memory, most) : most;
+
+	/* Where a controller is not there, its file is not either. */
+	write_number(fd, "memory.max", memory);
+	write_number(fd, "memory.swap.max", 0);
+	write_number(fd, "memory.oom.group", 1);
+	if (limits->pids)
+		write_number(fd, "pids.max", limits->pids);
+}
+
+struct cgroup *cgroup_new(
+	struct cgroup_tree *tree, const char *name, const struct cgroup_limits *limits)
+{
+	if (!tree)
+		return NULL;
+	if (mkdirat(tree->fd, name, 0755) < 0) {
+		log_warn("cgroup", "%s: %s", name, strerror(errno));
+		return NULL;
+	}
+	_cleanup_close_ int fd = openat(tree->fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	_cleanup_close_ int procs_fd =
+		fd < 0 ? -1 : openat(fd, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+	if (procs_fd < 0) {
+		log_warn("cgroup", "%s: %s", name, strerror(errno));
+		unlinkat(tree->fd, name, AT_REMOVEDIR);
+		return NULL;
+	}
+	set_limits(fd, limits);
+
+	struct cgroup *cgroup = xcalloc(1, sizeof(*cgroup));
+	cgroup->tree_fd = tree->fd;
+	cgroup->fd = steal_fd(fd);
+	cgroup->procs_fd = steal_fd(procs_fd);
+	cgroup->name = xstrdup(name);
+	return cgroup;
+}
+
+int cgroup_procs_fd(const struct cgroup *cgroup)
+{
+	return cgroup ? cgroup->procs_fd : -1;
+}
+
+void cgroup_kill(struct cgroup *cgroup)
+{
+	if (cgroup)
+		write_value(cgroup->fd, "cgroup.kill", "1");
+}
+
+bool cgroup_oom_killed(const struct cgroup *cgroup)
+{
+	char buf[512];
+	char *rest = buf;
+
+	if (!cgroup)
+		return false;
+	_cleanup_close_ int fd = openat(cgroup->fd, "memory.events", O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, buf, sizeof(buf) - 1);
+	if (n < 0)
+		return false;
+	buf[n] = 0;
+	for (char *line; (line = strsep(&rest, "\n"));) {
+		if (str_starts(line, "oom_kill "))
+			return !str_eq(line + strlen("oom_kill "), "0");
+	}
+	return false;
+}
+
+void cgroup_free(struct cgroup *cgroup)
+{
+	if (!cgroup)
+		return;
+	/* The last process has been reaped, but may not be uncharged yet. */
+	for (int i = 0; i < 100; i++) {
+		if (unlinkat(cgroup->tree_fd, cgroup->name, AT_REMOVEDIR) == 0 || errno != EBUSY)
+			break;
+		cgroup_kill(cgroup);
+		sleep_ms(5);
+	}
+	close(cgroup->fd);
+	close(cgroup->procs_fd);
+	free(cgroup->name);
+	free(cgroup);
+}

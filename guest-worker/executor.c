@@ -1,0 +1,113 @@
+/* The table of executions. How one of them lives is in execution.c. */
+#include "guest-worker/executor.h"
+
+#include <string.h>
+
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/util.h"
+#include "guest-worker/executor_internal.h"
+
+#define MAX_EXECUTIONS 16
+
+struct executor *executor_new(const struct job_root *root, bool init, struct error **err)
+{
+	struct executor *executor = xcalloc(1, sizeof(*executor));
+
+	executor->root = root;
+	pthread_mutex_init(&executor->lock, NULL);
+	if (sandbox_prepare(init, &executor->sandbox, err) < 0) {
+		executor_free(executor);
+		return NULL;
+	}
+	executor->cgroups = cgroup_tree_open(init);
+	if (!executor->cgroups)
+		log_warn("executor", "no cgroup2: jobs have no memory or process limit");
+	return executor;
+}
+
+void executor_stop(struct executor *executor)
+{
+	pthread_mutex_lock(&executor->lock);
+	executor->stopping = true;
+	for (struct execution *ex = executor->executions; ex; ex = ex->next)
+		execution_stop(ex, 0);
+	pthread_mutex_unlock(&executor->lock);
+}
+
+void executor_free(struct executor *executor)
+{
+	if (!executor)
+		return;
+	cgroup_tree_free(executor->cgroups);
+	sandbox_destroy(&executor->sandbox);
+	pthread_mutex_destroy(&executor->lock);
+	free(executor);
+}
+
+unsigned executor_count(struct executor *executor)
+{
+	pthread_mutex_lock(&executor->lock);
+	unsigned n = executor->count;
+	pthread_mutex_unlock(&executor->lock);
+	return n;
+}
+
+static int add_to_table(struct executor *executor, struct execution *ex, struct error **err)
+{
+	int r = 0;
+
+	pthread_mutex_lock(&executor->lock);
+	for (struct execution *other = executor->executions; other; other = other->next) {
+		if (str_eq(other->id, ex->id))
+			r = error_set(err, ERR_EXISTS, "execution %s is there already", ex->id);
+	}
+	if (r == 0 && executor->count >= MAX_EXECUTIONS)
+		r = error_set(err, ERR_LIMIT, "%u executions run already", executor->count);
+	if (r == 0 && executor->stopping)
+		r = error_set(err, ERR_STATE, "the worker is shutting down");
+	if (r == 0) {
+		ex->next = executor->executions;
+		executor->executions = ex;
+		executor->count++;
+	}
+	pthread_mutex_unlock(&executor->lock);
+	return r;
+}
+
+void executor_forget(struct execution *ex)
+{
+	struct executor *executor = ex->executor;
+
+	pthread_mutex_lock(&executor->lock);
+	struct execution **at = &executor->executions;
+	while (*at && *at != ex)
+		at = &(*at)->next;
+	if (*at) {
+		*at = ex->next;
+		executor->count--;
+	}
+	pthread_mutex_unlock(&executor->lock);
+}
+
+struct execution *executor_start(
+	struct executor *executor, const Worker__V1__RunStart *start, struct error **err)
+{
+	if (!*start->id || strlen(start->id) > LIMIT_NAME) {
+		error_set(err, ERR_INVALID, "an execution's id has 1 to %d bytes", LIMIT_NAME);
+		return NULL;
+	}
+	struct execution *ex = execution_new(executor, start, err);
+	if (!ex)
+		return NULL;
+	if (add_to_table(executor, ex, err) < 0) {
+		execution_free(ex);
+		return NULL;
+	}
+	if (execution_begin(ex, start, err) < 0) {
+		executor_forget(ex);
+		execution_free(ex);
+		return NULL;
+	}
+	return ex;
+}

@@ -1,0 +1,73 @@
+/* What executor.c (the table) and execution.c (one job's life) share. Nobody else includes this. */
+#pragma once
+
+#include <pthread.h>
+
+#include "guest-worker/cgroup.h"
+#include "guest-worker/executor.h"
+#include "guest-worker/launch.h"
+#include "guest-worker/output.h"
+#include "guest-worker/sandbox.h"
+
+struct executor {
+	const struct job_root *root; /* borrowed */
+	struct sandbox sandbox;
+	struct cgroup_tree *cgroups; /* owned; or NULL */
+	pthread_mutex_t lock;
+	struct execution *executions; /* list */
+	unsigned count;
+	unsigned serial;
+	bool stopping;
+};
+
+enum why_stopped { NOT_STOPPED, STOPPED_TIMEOUT, STOPPED_ORDER };
+
+struct execution {
+	struct executor *executor;
+	struct execution *next; /* under executor->lock */
+	char *id;
+	pthread_t thread;
+	int wake; /* owned */
+	uint64_t timeout_usec, grace_usec, output_bytes, memory_bytes;
+
+	/* Of the execution's thread alone. */
+	struct launch launch;
+	struct launched process;
+	struct cgroup *cgroup;
+	uint64_t started_usec; /* clock of all deadlines: now_mono_usec() */
+	uint64_t timeout_at;   /* UINT64_MAX: none */
+	uint64_t kill_at;
+	uint64_t kill_init_at, give_up_at;
+	uint64_t oom_kills_before;
+
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	void (*listener)(void *arg); /* or NULL */
+	void *listener_arg;
+	struct output out, err;
+	uint64_t out_since, err_since; /* order in which the rings became non-empty */
+	uint64_t sequence;
+	bool started, started_taken;
+	uint32_t pid;
+	uint64_t uptime_usec;
+	uint64_t stop_at; /* an order: when to kill; UINT64_MAX: none */
+	bool released;
+	enum why_stopped why;
+	bool has_end; /* report of the job init */
+	struct launch_report end;
+	bool ended;
+	struct execution_exit exit;
+	char *error; /* owned: exit.error */
+};
+
+/* execution.c */
+struct execution *execution_new(
+	struct executor *executor, const Worker__V1__RunStart *start, struct error **err);
+void execution_free(struct execution *execution);
+/* ERR_INVALID for a request that contradicts itself; what cannot be started here becomes the
+ * execution's exit. */
+int execution_begin(
+	struct execution *execution, const Worker__V1__RunStart *start, struct error **err);
+
+/* executor.c */
+void executor_forget(struct execution *execution);

@@ -1,0 +1,421 @@
+/* Process 1 of a job, and the job's process up to its exec.
+ *
+ * Nothing here may allocate, lock or touch what another thread of the worker may have held at the
+ * fork: system calls on the plan's data only.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <sched.h>
+#include <net/if.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "common/util.h"
+#include "guest-worker/launch.h"
+
+/* The fds of a job init, once they are in their places. */
+enum { FD_IN, FD_OUT, FD_ERR, FD_REPORT, FD_CGROUP, FD_EXEC_READ, FD_EXEC_WRITE, FD_FIRST_FREE };
+
+struct job_init {
+	const struct launch *launch;
+	unsigned namespaces;
+	bool cgroup;
+	pid_t job;
+};
+
+static void report(const struct launch_report *r)
+{
+	/* If the worker is gone, its end has killed us or will. */
+	if (write(FD_REPORT, r, sizeof(*r)) < 0)
+		return;
+}
+
+static _Noreturn void fail(enum launch_step step)
+{
+	const struct launch_report r = {.type = LAUNCH_FAILED, .step = step, .errnum = errno};
+
+	report(&r);
+	_exit(1);
+}
+
+/* Move the fds to their places, by way of high numbers, so that none is overwritten before it was
+ * moved; close all others. */
+static int arrange_fds(const struct job_init_fds *fds)
+{
+	/* Every place is filled: the pipe made later must get the numbers behind them. */
+	const int wanted[] = {
+		fds->in, fds->out, fds->err, fds->report, fds->cgroup >= 0 ? fds->cgroup : fds->in};
+	int high[ARRAY_SIZE(wanted)];
+
+	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+		high[i] = fcntl(wanted[i], F_DUPFD_CLOEXEC, 64);
+		if (high[i] < 0)
+			return -1;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
+		if (dup3(high[i], (int)i, i <= FD_ERR ? 0 : O_CLOEXEC) < 0)
+			return -1;
+	}
+	return (int)syscall(SYS_close_range, (unsigned)FD_EXEC_READ, ~0U, 0U);
+}
+
+/* Namespaces. -----------------------------------------------------------------------------------
+ */
+
+static int join_path(char *to, size_t size, const char *root, const char *below)
+{
+	size_t a = strlen(root), b = strlen(below);
+
+	if (a == 1)
+		a = 0; /* "/" */
+	if (a + b >= size) {
+		errno = ENAMETOOLONG;
+		return -1;
+	}
+	memcpy(to, root, a);
+	memcpy(to + a, below, b + 1);
+	return 0;
+}
+
+/* What /proc shows that a job must not write, even one that runs as uid 0 (which owns these files,
+ * and needs no capability for them): a core_pattern would be run by the kernel as root. */
+static int guard_proc(const char *root)
+{
+	static const char *const read_only[] = {
+		"/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs"};
+	static const char *const hidden[] = {"/proc/kcore", "/proc/keys", "/proc/timer_list"};
+	const unsigned long flags =
+		MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+	char path[512];
+
+	for (size_t i = 0; i < ARRAY_SIZE(read_only); i++) {
+		if (join_path(path, sizeof(path), root, read_only[i]) < 0)
+			return -1;
+		if (mount(path, path, NULL, MS_BIND | MS_REC, NULL) < 0) {
+			if (errno == ENOENT)
+				continue; /* not in this kernel */
+			return -1;
+		}
+		if (mount(NULL, path, NULL, flags, NULL) < 0)
+			return -1;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(hidden); i++) {
+		if (join_path(path, sizeof(path), root, hidden[i]) < 0)
+			return -1;
+		if (mount("/dev/null", path, NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
+			return -1;
+	}
+	return 0;
+}
+
+static int mount_proc(const struct job_init *init)
+{
+	const char *root = init->launch->root->path;
+	bool must = job_root_is_separate(init->launch->root);
+	char path[512];
+
+	/* Otherwise a mount made here would appear in the machine's own namespace. */
+	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
+		return must ? -1 : 0;
+	if (!(init->namespaces & CLONE_NEWPID))
+		return 0;
+	if (join_path(path, sizeof(path), root, "/proc") < 0)
+		return -1;
+	if (mount("proc", path, "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) < 0 ||
+		guard_proc(root) < 0)
+		return must ? -1 : 0; /* some containers forbid it: then the old one stays */
+	return 0;
+}
+
+/* pivot_root() cannot leave an initramfs; moving the mount over "/" does the same for a process
+ * that has no right to unmount. */
+static int enter_root(const struct job_root *root)
+{
+	if (chdir(root->path) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0)
+		return -1;
+	return chdir("/");
+}
+
+static void bring_loopback_up(void)
+{
+	struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+	if (fd < 0)
+		return;
+	ioctl(fd, SIOCSIFFLAGS, &request);
+	close(fd);
+}
+
+/* The job's process. ----------------------------------------------------------------------------
+ */
+
+static _Noreturn void job_fail(enum launch_step step)
+{
+	const struct launch_report r = {.type = LAUNCH_FAILED, .step = step, .errnum = errno};
+
+	if (write(FD_EXEC_WRITE, &r, sizeof(r)) < 0)
+		_exit(126);
+	_exit(125);
+}
+
+static int join_cgroup(void)
+{
+	return write(FD_CGROUP, "0", 1) == 1 ? 0 : -1;
+}
+
+/* The worker is safe from the out-of-memory killer; a job is not. */
+static void allow_oom_kill(void)
+{
+	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	if (write(fd, "0", 1) == 1)
+		close(fd);
+}
+
+static void reset_signals(void)
+{
+	struct sigaction action = {.sa_handler = SIG_DFL};
+	sigset_t none;
+
+	for (int sig = 1; sig < NSIG; sig++)
+		sigaction(sig, &action, NULL); /* fails for the two that cannot be changed */
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static void try_program(const struct launch *launch, const char *program)
+{
+	const struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
+
+	/* Busy: another thread's fork still holds the script open for a moment. */
+	for (int i = 0; i < 50; i++) {
+		execve(program, launch->argv, launch->envp);
+		if (errno != ETXTBSY)
+			return;
+		nanosleep(&pause, NULL);
+	}
+}
+
+static _Noreturn void exec_program(const struct launch *launch)
+{
+	enum launch_step step = STEP_EXEC;
+	int why = ENOENT;
+
+	for (char **program = launch->programs; *program; program++) {
+		try_program(launch, *program);
+		if (errno == EACCES) {
+			why = EACCES; /* unless a later one can be run */
+		} else if (errno == ENOENT &&
+			   faccessat(AT_FDCWD, *program, F_OK, AT_EACCESS) == 0) {
+			step = STEP_INTERPRETER;
+			break;
+		} else if (errno != ENOENT && errno != ENOTDIR) {
+			why = errno;
+			break;
+		}
+	}
+	errno = why;
+	job_fail(step);
+}
+
+static _Noreturn void job_run(const struct job_init *init)
+{
+	static const enum launch_step steps[] = {
+		[SANDBOX_LIMITS] = STEP_LIMITS,
+		[SANDBOX_CAPS] = STEP_CAPS,
+		[SANDBOX_USER] = STEP_USER,
+		[SANDBOX_WORKDIR] = STEP_WORKDIR,
+		[SANDBOX_FILTER] = STEP_FILTER,
+	};
+	const struct launch *launch = init->launch;
+
+	setsid();
+	if (init->cgroup && join_cgroup() < 0)
+		job_fail(STEP_CGROUP);
+	if (init->cgroup)
+		unshare(CLONE_NEWCGROUP); /* hides a path, no more: may fail */
+	allow_oom_kill();
+	reset_signals();
+	enum sandbox_step failed = sandbox_enter(launch->sandbox, &launch->user, launch->workdir);
+	if (failed != SANDBOX_OK)
+		job_fail(steps[failed]);
+	exec_program(launch);
+}
+
+/* Returns when the program runs; reports and ends when it cannot. */
+static void start_job(struct job_init *init)
+{
+	struct launch_report r;
+	int ends[2];
+
+	if (pipe2(ends, O_CLOEXEC) < 0 || ends[0] != FD_EXEC_READ || ends[1] != FD_EXEC_WRITE)
+		fail(STEP_PREPARE);
+	long pid = syscall(SYS_clone, (unsigned long)SIGCHLD, NULL, NULL, NULL, 0UL);
+	if (pid < 0)
+		fail(STEP_FORK);
+	if (pid == 0)
+		job_run(init);
+	init->job = (pid_t)pid;
+
+	/* Ours would keep the job's streams open. */
+	close(FD_IN);
+	close(FD_OUT);
+	close(FD_ERR);
+	close(FD_CGROUP);
+	close(FD_EXEC_WRITE);
+	ssize_t n = read(FD_EXEC_READ, &r, sizeof(r));
+	close(FD_EXEC_READ);
+	if (n != sizeof(r))
+		r = (struct launch_report){.type = LAUNCH_STARTED, .pid = (int)pid};
+	if (r.type == LAUNCH_FAILED)
+		waitpid((pid_t)pid, NULL, __WALL);
+	report(&r);
+	if (r.type == LAUNCH_FAILED)
+		_exit(1);
+}
+
+/* Watching. -------------------------------------------------------------------------------------
+ */
+
+/* Our children, which since we are their reaper are all orphans of the job too. Their own children
+ * become ours when they die. */
+static void kill_children(void)
+{
+	char buf[512];
+	pid_t pid = 0;
+	int fd = open("/proc/thread-self/children", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return;
+	for (ssize_t n; (n = read(fd, buf, sizeof(buf))) > 0;) {
+		for (ssize_t i = 0; i < n; i++) {
+			if (buf[i] >= '0' && buf[i] <= '9') {
+				pid = pid * 10 + (buf[i] - '0');
+			} else if (pid > 1) {
+				kill(pid, SIGKILL);
+				pid = 0;
+			}
+		}
+	}
+	close(fd);
+}
+
+static void kill_all(const struct job_init *init)
+{
+	if (init->namespaces & CLONE_NEWPID) {
+		kill(-1, SIGKILL); /* everything in the namespace but us */
+		return;
+	}
+	kill(-init->job, SIGKILL);
+	kill_children();
+}
+
+/* Reap what there is. False when no child is left; *ret_ended when the program was among them. */
+static bool reap(const struct job_init *init, int *ret_status, bool *ret_ended)
+{
+	int status;
+	pid_t pid;
+
+	while ((pid = waitpid(-1, &status, WNOHANG | __WALL)) > 0) {
+		if (pid == init->job) {
+			*ret_status = status;
+			*ret_ended = true;
+		}
+	}
+	return pid == 0 || errno != ECHILD;
+}
+
+/* Until the program has ended; returns its status. */
+static int watch(const struct job_init *init)
+{
+	sigset_t wanted;
+	bool ended = false;
+	int status = 0;
+
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGCHLD);
+	sigaddset(&wanted, LAUNCH_SIGNAL_STOP);
+	sigaddset(&wanted, LAUNCH_SIGNAL_KILL);
+	while (reap(init, &status, &ended) && !ended) {
+		switch (sigwaitinfo(&wanted, NULL)) {
+		case LAUNCH_SIGNAL_STOP:
+			kill(-init->job, SIGTERM);
+			kill(-init->job, SIGCONT); /* a stopped one must hear it */
+			break;
+		case LAUNCH_SIGNAL_KILL:
+			kill_all(init);
+			break;
+		}
+	}
+	return status;
+}
+
+static void end_rest(const struct job_init *init)
+{
+	const struct timespec pause = {.tv_nsec = 10 * 1000 * 1000};
+	sigset_t child;
+	bool ended;
+	int status;
+
+	sigemptyset(&child);
+	sigaddset(&child, SIGCHLD);
+	kill_all(init);
+	while (reap(init, &status, &ended)) {
+		sigtimedwait(&child, NULL, &pause);
+		kill_all(init);
+	}
+}
+
+static uint64_t usec(const struct timeval *tv)
+{
+	return (uint64_t)tv->tv_sec * 1000000 + (uint64_t)tv->tv_usec;
+}
+
+void job_init_run(const struct launch *launch, unsigned namespaces, const struct job_init_fds *fds)
+{
+	struct job_init init = {
+		.launch = launch, .namespaces = namespaces, .cgroup = fds->cgroup >= 0};
+	struct rusage used;
+
+	/* Before the fds are arranged there is nowhere to report to: the worker sees the end. */
+	if (arrange_fds(fds) < 0)
+		_exit(1);
+	prctl(PR_SET_NAME, "job-init");
+	/* Our memory is a copy of the worker's: not even root in the job may look at it. */
+	prctl(PR_SET_DUMPABLE, 0);
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (!(namespaces & CLONE_NEWPID))
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+	if (namespaces & CLONE_NEWNS && mount_proc(&init) < 0)
+		fail(STEP_MOUNT);
+	if (job_root_is_separate(launch->root) && enter_root(launch->root) < 0)
+		fail(STEP_ROOT);
+	if (namespaces & CLONE_NEWNET)
+		bring_loopback_up();
+	start_job(&init);
+
+	struct launch_report r = {.type = LAUNCH_ENDED, .status = watch(&init)};
+	end_rest(&init);
+	if (getrusage(RUSAGE_CHILDREN, &used) == 0) {
+		r.user_usec = usec(&used.ru_utime);
+		r.system_usec = usec(&used.ru_stime);
+		r.max_rss_bytes = (uint64_t)used.ru_maxrss * 1024;
+	}
+	report(&r);
+	_exit(0);
+}

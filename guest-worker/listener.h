@@ -1,0 +1,29 @@
+/* Where the host comes in: the worker's listening socket, and who may use it. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "guest-worker/service.h"
+
+struct listener;
+
+/* vsock: on every CID of ours. unix_path: a Unix socket instead (mode 0600), for tests; or NULL. */
+struct listener *listener_new(
+	struct worker *worker, uint32_t port, const char *unix_path, struct error **err);
+/* Accept, on a thread of its own. */
+int listener_start(struct listener *listener, struct error **err);
+/* Takes no more connections; those that are there stay. */
+void listener_free(struct listener *listener);
+
+/* The host alone: not a process of this guest (its own CID, or VMADDR_CID_LOCAL), not another
+ * guest, not the hypervisor's CID 0. */
+bool listener_cid_allowed(uint32_t cid);
+/* Check a connection before a byte of it is read: ERR_DENIED, also when its peer cannot be found
+ * out. */
+int listener_check_peer(int fd, bool vsock, struct error **err);
+
+/* Tell the host that the worker listens: dial it, say "ready BOOT_ID\n", hang up. Failure is no
+ * matter: a host without that port polls. */
+void listener_announce(uint32_t port, const char *boot_id);

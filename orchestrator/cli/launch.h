@@ -1,0 +1,17 @@
+/* What submit and run share: from the command line to a job, and with it to its end. */
+#pragma once
+
+#include "orchestrator/cli/cli.h"
+#include "orchestrator/cli/spec_options.h"
+
+/* Their options besides SPEC_OPTIONS. */
+#define LAUNCH_OPTIONS                                                                             \
+	{'k', "key", "KEY", "the same key again gives the same job, not another one"},             \
+		{0, "output-dir", "DIR", "fetch the results into DIR once the job ended"},         \
+		{0, "force", NULL, "write over files in --output-dir"},                            \
+	{                                                                                          \
+		0, "raw", NULL, "do not escape control bytes on a terminal"                        \
+	}
+
+/* Submit the job. follow: stay with it to its end, and exit as it does. */
+int launch(const struct cli *cli, int argc, char **argv, bool follow);

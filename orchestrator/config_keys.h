@@ -1,0 +1,24 @@
+/* The configuration's insides, for config.c and its tests: the table of keys, and loading from
+ * named places. */
+#pragma once
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "orchestrator/config.h"
+#include "orchestrator/yaml_table.h"
+
+extern const struct yaml_table config_table;
+
+struct config_sources {
+	const char *files[2]; /* the later wins; NULL: none */
+	bool must_exist;      /* else a file that is not there is passed over */
+	uid_t uid;	      /* whose defaults */
+	const char *home;     /* "~"; NULL: none, an error where a default needs it */
+};
+
+/* The environment is read in any case: ORCHESTRATOR_*, XDG_*. */
+struct config *config_load_from(const struct config_sources *sources, struct error **err);
+
+/* "ORCHESTRATOR_MAX_VMS" for "max_vms"; owned by the caller. */
+char *config_variable(const char *key);

@@ -1,0 +1,118 @@
+/* Calls about the daemon and its VMs as a whole. */
+#include "orchestrator/control_private.h"
+
+#include <string.h>
+
+#include "common/util.h"
+
+struct vm {
+	struct vm_facts facts;
+	char job[JOB_ID_SIZE];
+};
+
+struct look {
+	struct daemon *daemon;
+	struct vm *vms; /* owned */
+	size_t n_vms;
+	struct jobs_counts counts;
+};
+
+static void keep_vm(void *arg, const struct vm_facts *facts, const char *job_id)
+{
+	struct look *look = arg;
+
+	look->vms = xreallocarray(look->vms, look->n_vms + 1, sizeof(*look->vms));
+	struct vm *vm = &look->vms[look->n_vms++];
+	vm->facts = *facts;
+	memcpy(vm->job, job_id, sizeof(vm->job));
+}
+
+static void loop_look(void *arg)
+{
+	struct look *look = arg;
+
+	look->counts = jobs_counts(look->daemon->jobs);
+	jobs_each_vm(look->daemon->jobs, keep_vm, look);
+}
+
+/* Messages want pointers to non-const; what is sent is only read. */
+#define TEXT(s) ((char *)(uintptr_t)(s))
+
+static int send_vm(struct rpc_call *call, const struct vm *vm, struct error **err)
+{
+	Control__V1__VmInfo info = CONTROL__V1__VM_INFO__INIT;
+	const struct vm_facts *facts = &vm->facts;
+
+	info.id = TEXT(facts->id);
+	info.domain = TEXT(facts->domain);
+	info.uuid = TEXT(facts->uuid);
+	info.has_cid = facts->cid != 0;
+	info.cid = facts->cid;
+	info.state = TEXT(facts->state ? facts->state : "creating");
+	info.image = TEXT(facts->image);
+	info.job = TEXT(vm->job);
+	info.vsock_device = TEXT(facts->vsock_device);
+	info.accelerator = TEXT(facts->accelerator);
+	info.cpus = facts->cpus;
+	info.memory_bytes = facts->memory_bytes;
+	info.started = facts->started_usec;
+	info.has_pid = facts->pid != 0;
+	info.pid = (uint32_t)facts->pid;
+	return rpc_send(call, &info.base, err);
+}
+
+int control_handle_list_vms(struct rpc_call *call, void *arg, struct error **err)
+{
+	struct look look = {.daemon = arg};
+	_cleanup_message_ Control__V1__ListVmsRequest *request = NULL;
+	int r = 0;
+
+	if (control_recv(call, &request, err) < 0)
+		return -1;
+	loop_call(look.daemon->loop, loop_look, &look);
+	for (size_t i = 0; i < look.n_vms && r == 0; i++)
+		r = send_vm(call, &look.vms[i], err);
+	free(look.vms);
+	return r;
+}
+
+int control_handle_info(struct rpc_call *call, void *arg, struct error **err)
+{
+	struct daemon *daemon = arg;
+	struct look look = {.daemon = daemon};
+	_cleanup_message_ Control__V1__InfoRequest *request = NULL;
+	Control__V1__InfoReply reply = CONTROL__V1__INFO_REPLY__INIT;
+
+	if (control_recv(call, &request, err) < 0)
+		return -1;
+	loop_call(daemon->loop, loop_look, &look);
+	free(look.vms);
+	reply.version = TEXT(ORCHESTRATOR_VERSION);
+	reply.pid = (uint32_t)getpid();
+	reply.started = daemon->started_usec;
+	reply.state_dir = daemon->config->state_dir;
+	reply.max_vms = daemon->config->max_vms;
+	reply.vms = look.counts.vms;
+	reply.queued = look.counts.queued;
+	reply.accelerator = TEXT(host_accelerator(daemon->host));
+	reply.vsock_device = TEXT(host_vsock_device(daemon->host));
+	reply.libvirt_uri = daemon->config->libvirt_uri;
+	return rpc_send(call, &reply.base, err);
+}
+
+static void loop_stop_daemon(void *arg)
+{
+	daemon_stop(arg, "the daemon was stopped");
+}
+
+int control_handle_stop(struct rpc_call *call, void *arg, struct error **err)
+{
+	struct daemon *daemon = arg;
+	_cleanup_message_ Control__V1__StopRequest *request = NULL;
+	Control__V1__StopReply reply = CONTROL__V1__STOP_REPLY__INIT;
+
+	if (control_recv(call, &request, err) < 0)
+		return -1;
+	loop_post(daemon->loop, loop_stop_daemon, daemon);
+	return rpc_send(call, &reply.base, err);
+}

@@ -1,0 +1,48 @@
+/* What the handlers of the control socket's calls share. All run on threads of the RPC server, and
+ * reach the daemon's state through the loop and the store's queue. */
+#pragma once
+
+#include "common/rpc.h"
+#include "orchestrator/daemon.h"
+
+int control_handle_submit(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_logs(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_result(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_get_job(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_list_jobs(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_wait(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_cancel(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_list_vms(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_info(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_stop(struct rpc_call *call, void *daemon, struct error **err);
+
+static inline void rpc_message_freep(void *message)
+{
+	rpc_message_free(*(ProtobufCMessage **)message);
+}
+#define _cleanup_message_ __attribute__((cleanup(rpc_message_freep)))
+
+static inline void job_info_freep(Control__V1__JobInfo **info)
+{
+	control__v1__job_info__free_unpacked(*info, NULL);
+}
+#define _cleanup_job_info_ __attribute__((cleanup(job_info_freep)))
+
+/* The next request; ERR_INVALID when there is none. *ret is of the method's request type. */
+int control_recv(struct rpc_call *call, void *ret, struct error **err);
+
+/* The id that a user's id or prefix means. */
+int control_find(
+	struct daemon *daemon, const char *prefix, char ret_id[JOB_ID_SIZE], struct error **err);
+/* The record as of now, from the loop if the job is live, else from the store. */
+int control_get(struct daemon *daemon, const char *id, struct job_record **ret,
+	uint32_t *ret_position, struct error **err);
+/* The same as a message. */
+Control__V1__JobInfo *control_info_of(
+	struct daemon *daemon, const struct job_record *record, uint32_t position);
+int control_send_job(
+	struct rpc_call *call, struct daemon *daemon, const char *id, struct error **err);
+
+/* Let the watch see the job. False: it is not live, the store has all there is to know. */
+bool control_watch(struct daemon *daemon, const char *id, struct watch *watch);
+void control_unwatch(struct daemon *daemon, struct watch *watch);

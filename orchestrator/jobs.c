@@ -1,0 +1,301 @@
+#include "orchestrator/jobs_private.h"
+
+#include <search.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "common/util.h"
+
+/* --- the table ------------------------------------------------------------------------------- */
+
+static int compare(const void *a, const void *b)
+{
+	return strcmp(((const struct job *)a)->record->id, ((const struct job *)b)->record->id);
+}
+
+static struct job *find(struct jobs *jobs, const char *id)
+{
+	struct job_record record;
+	struct job key = {.record = &record};
+
+	if (strlen(id) >= sizeof(record.id))
+		return NULL;
+	strcpy(record.id, id);
+	struct job **found = tfind(&key, &jobs->by_id, compare);
+	return found ? *found : NULL;
+}
+
+static struct job *job_new(struct jobs *jobs, struct job_record *record)
+{
+	struct job *job = xcalloc(1, sizeof(*job));
+
+	job->jobs = jobs;
+	job->record = record;
+	job->dir = config_job_dir(jobs->env.config, record->id);
+	pthread_mutex_init(&job->output.lock, NULL);
+	return job;
+}
+
+static void job_free(struct job *job)
+{
+	loop_timer_stop(job->retry);
+	job_record_free(job->record);
+	job_record_free(job->final);
+	pthread_mutex_destroy(&job->output.lock);
+	free(job->cancel_why);
+	free(job->dir);
+	free(job);
+}
+
+static void add(struct jobs *jobs, struct job *job)
+{
+	if (!tsearch(job, &jobs->by_id, compare))
+		abort(); /* out of memory */
+	jobs->counts.live++;
+	jobs->counts.queued++;
+	queue_add(&jobs->queue, &job->item);
+	jobs_schedule(jobs);
+	jobs_changed(jobs);
+}
+
+void job_release(struct job *job)
+{
+	struct jobs *jobs = job->jobs;
+
+	if (!job->committed || job->attempt)
+		return;
+	/* Watchers have been told of the end; they may look later, but there is no more news. */
+	for (struct watch *watch = job->watches; watch; watch = watch->next)
+		watch->job_id[0] = '\0';
+	tdelete(job, &jobs->by_id, compare);
+	jobs->counts.live--;
+	job_free(job);
+	jobs_changed(jobs);
+}
+
+struct jobs *jobs_new(const struct jobs_env *env)
+{
+	struct jobs *jobs = xcalloc(1, sizeof(*jobs));
+
+	jobs->env = *env;
+	queue_init(&jobs->queue);
+	return jobs;
+}
+
+static void free_node(void *job)
+{
+	job_free(job);
+}
+
+void jobs_free(struct jobs *jobs)
+{
+	if (!jobs)
+		return;
+	tdestroy(jobs->by_id, free_node);
+	loop_timer_stop(jobs->pause);
+	free(jobs->stop_why);
+	free(jobs);
+}
+
+struct jobs_counts jobs_counts(const struct jobs *jobs)
+{
+	return jobs->counts;
+}
+
+/* To be called last: the callback of a stop may free what is here. */
+void jobs_changed(struct jobs *jobs)
+{
+	if (jobs->env.on_change)
+		jobs->env.on_change(jobs->env.arg);
+	if (jobs->stop_done && jobs->counts.vms == 0 && jobs->pending == 0) {
+		void (*done)(void *) = steal_ptr(jobs->stop_done);
+
+		done(jobs->stop_arg);
+	}
+}
+
+/* --- coming in ------------------------------------------------------------------------------- */
+
+struct submission {
+	struct job *job;
+	char *other;
+	jobs_done done;
+	void *arg;
+};
+
+static int store_submit(struct store *store, void *arg, struct error **err)
+{
+	struct submission *submission = arg;
+	char other[JOB_ID_SIZE] = "";
+	int r = store->ops->submit(store, submission->job->record, other, err);
+
+	if (submission->other)
+		memcpy(submission->other, other, JOB_ID_SIZE);
+	return r;
+}
+
+static void submitted(void *arg, struct error *error)
+{
+	struct submission *submission = arg;
+	struct jobs *jobs = submission->job->jobs;
+
+	submission->done(submission->arg, error);
+	if (error)
+		job_free(submission->job);
+	else
+		add(jobs, submission->job);
+	free(submission);
+}
+
+void jobs_submit(struct jobs *jobs, struct job_record *record, char other[JOB_ID_SIZE],
+	jobs_done done, void *arg)
+{
+	if (jobs->stopping) {
+		struct error *err = NULL;
+
+		error_set(&err, ERR_UNAVAILABLE, "the daemon is stopping");
+		job_record_free(record);
+		done(arg, err);
+		return;
+	}
+	struct submission *submission = xmalloc(sizeof(*submission));
+	*submission = (struct submission){job_new(jobs, record), other, done, arg};
+	store_queue_post(jobs->env.store, store_submit, submitted, submission);
+}
+
+void jobs_load(struct jobs *jobs, struct job_record *record)
+{
+	add(jobs, job_new(jobs, record));
+}
+
+/* --- cancelling and stopping ----------------------------------------------------------------- */
+
+static int check_cancellable(const struct job *job, const char *id, struct error **err)
+{
+	if (!job)
+		return error_set(err, ERR_NOT_FOUND, "no job %s is live", id);
+	if (job->ended)
+		return error_set(err, ERR_STATE, "job %s has already ended", id);
+	if (job->cancelling)
+		return error_set(err, ERR_STATE, "job %s is being cancelled already", id);
+	return 0;
+}
+
+void jobs_cancel(struct jobs *jobs, const char *id, const char *why, jobs_done done, void *arg)
+{
+	struct job *job = find(jobs, id);
+	struct error *err = NULL;
+
+	if (check_cancellable(job, id, &err) < 0) {
+		done(arg, err);
+		return;
+	}
+	job->cancelling = true;
+	if (job->attempt) {
+		attempt_cancel(job->attempt, why);
+		done(arg, NULL);
+		return;
+	}
+	job->cancel_done = done;
+	job->cancel_arg = arg;
+	if (job->claiming) {
+		job->cancel_why = xstrdup(why); /* seen when the claim is committed */
+		return;
+	}
+	queue_remove(&jobs->queue, &job->item);
+	jobs->counts.queued--;
+	job_end(job, OUTCOME_CANCELLED, EXIT_CANCELLED, why);
+}
+
+static void tell_stopping(const void *node, VISIT visit, int depth)
+{
+	(void)depth;
+	if (visit != preorder && visit != leaf)
+		return;
+	struct job *job = *(struct job *const *)node;
+	for (struct watch *watch = job->watches; watch; watch = watch->next) {
+		if (queue_holds(&job->item))
+			watch_tell(watch, job->record->state, false, true);
+	}
+}
+
+void jobs_stop(struct jobs *jobs, const char *why, void (*done)(void *arg), void *arg)
+{
+	if (jobs->stopping)
+		return;
+	jobs->stopping = true;
+	jobs->stop_why = xstrdup(why);
+	jobs->stop_done = done;
+	jobs->stop_arg = arg;
+	for (struct job *job = jobs->vms; job; job = job->next_vm) {
+		if (job->attempt && !job->ended)
+			attempt_cancel(job->attempt, why);
+	}
+	twalk(jobs->by_id, tell_stopping);
+	jobs_changed(jobs);
+}
+
+/* --- looking --------------------------------------------------------------------------------- */
+
+struct job_record *jobs_snapshot(struct jobs *jobs, const char *id, uint32_t *ret_position)
+{
+	struct job *job = find(jobs, id);
+
+	if (!job)
+		return NULL;
+	*ret_position = 0;
+	if (queue_holds(&job->item)) {
+		queue_number(&jobs->queue);
+		*ret_position = (uint32_t)job->item.position;
+	}
+	return job_record_copy(job->record);
+}
+
+void job_tell_watches(struct job *job, bool finished)
+{
+	for (struct watch *watch = job->watches; watch; watch = watch->next)
+		watch_tell(watch, job->record->state, finished, false);
+}
+
+void job_tell_lost(struct job *job)
+{
+	for (struct watch *watch = job->watches; watch; watch = watch->next)
+		watch_tell(watch, job->record->state, false, true);
+}
+
+bool jobs_watch(struct jobs *jobs, const char *id, struct watch *watch)
+{
+	struct job *job = find(jobs, id);
+
+	if (!job)
+		return false;
+	memcpy(watch->job_id, job->record->id, sizeof(watch->job_id));
+	watch->next = job->watches;
+	job->watches = watch;
+	watch_tell(watch, job->record->state, job->committed,
+		jobs->stopping && queue_holds(&job->item));
+	return true;
+}
+
+void jobs_unwatch(struct jobs *jobs, struct watch *watch)
+{
+	struct job *job = find(jobs, watch->job_id);
+
+	if (!job)
+		return;
+	for (struct watch **at = &job->watches; *at; at = &(*at)->next) {
+		if (*at == watch) {
+			*at = watch->next;
+			return;
+		}
+	}
+}
+
+void jobs_each_vm(struct jobs *jobs,
+	void (*visit)(void *arg, const struct vm_facts *vm, const char *job_id), void *arg)
+{
+	for (struct job *job = jobs->vms; job; job = job->next_vm) {
+		if (job->vm.id[0])
+			visit(arg, &job->vm, job->record->id);
+	}
+}

@@ -1,0 +1,59 @@
+/* What jobs.c (the table) and jobs_run.c (the way of one job through an attempt) share. */
+#pragma once
+
+#include "orchestrator/jobs.h"
+#include "orchestrator/queue.h"
+
+struct job {
+	struct jobs *jobs;
+	struct job_record *record; /* owned */
+	struct queue_item item;
+	struct job *next_vm, **prev_vm; /* in jobs->vms while it holds a slot */
+	struct watch *watches;
+
+	/* The attempt, from the claim's commit to ATTEMPT_GONE. */
+	struct attempt *attempt;    /* owned */
+	struct attempt_order order; /* borrows from record and dir */
+	char *dir;		    /* owned */
+	struct vm_facts vm;	    /* vm.id[0]: it has one */
+	struct {
+		pthread_mutex_t lock;
+		bool posted; /* the loop has been told, and will look */
+		uint64_t stdout_size, stderr_size;
+	} output; /* shared with the attempt's thread, so that fast output is one post */
+
+	bool claiming;		  /* the claim is on its way to the disk */
+	bool cancelling;	  /* somebody asked for its end */
+	bool ended;		  /* the outcome is known; final has it */
+	bool committed;		  /* and it is in the store, or never will be */
+	struct job_record *final; /* owned: the record to commit */
+	struct loop_timer *retry; /* of that commit */
+	char *cancel_why;	  /* owned */
+	jobs_done cancel_done;
+	void *cancel_arg;
+};
+
+struct jobs {
+	struct jobs_env env;
+	void *by_id; /* tsearch tree of struct job */
+	struct queue queue;
+	struct job *vms; /* those that hold a slot */
+	struct jobs_counts counts;
+	uint32_t pending;	  /* operations of the store's under way that count for the stop */
+	struct loop_timer *pause; /* nothing is started before it runs: the store is in trouble */
+	bool stopping;
+	char *stop_why;
+	void (*stop_done)(void *arg);
+	void *stop_arg;
+};
+
+/* jobs.c */
+void jobs_changed(struct jobs *jobs);
+void job_tell_watches(struct job *job, bool finished);
+void job_tell_lost(struct job *job); /* no more news, and the end is not in the store */
+void job_release(struct job *job);   /* if nothing holds it any more, take it out and free it */
+
+/* jobs_run.c */
+void jobs_schedule(struct jobs *jobs);
+/* The end without an attempt's word. */
+void job_end(struct job *job, enum job_outcome outcome, int exit_code, const char *why);

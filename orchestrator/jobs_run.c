@@ -1,0 +1,407 @@
+#include "orchestrator/jobs_private.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "common/util.h"
+#include "orchestrator/results.h"
+#include "orchestrator/scheduler.h"
+
+#define RETRY_MS 1000 /* after the store failed: a full disk may have room again */
+
+/* --- slots ----------------------------------------------------------------------------------- */
+
+static void slot_take(struct job *job)
+{
+	struct jobs *jobs = job->jobs;
+
+	job->next_vm = jobs->vms;
+	job->prev_vm = &jobs->vms;
+	if (jobs->vms)
+		jobs->vms->prev_vm = &job->next_vm;
+	jobs->vms = job;
+	jobs->counts.vms++;
+}
+
+static void slot_free(struct job *job)
+{
+	*job->prev_vm = job->next_vm;
+	if (job->next_vm)
+		job->next_vm->prev_vm = job->prev_vm;
+	job->next_vm = NULL;
+	job->prev_vm = NULL;
+	job->jobs->counts.vms--;
+}
+
+/* --- the end --------------------------------------------------------------------------------- */
+
+/* result.json is a copy for people: the store's record is what counts, and the file can be made
+ * from it again. So a failure to write it does not undo the end. */
+static void write_result_json(const struct job *job)
+{
+	_cleanup_error_ struct error *err = NULL;
+	_cleanup_free_ char *text = record_result_json(job->final);
+
+	if (results_write_json(job->dir, text, &err) < 0)
+		log_warn(job->final->id, "%s", err->text);
+}
+
+static int store_finish(struct store *store, void *arg, struct error **err)
+{
+	struct job *job = arg;
+
+	write_result_json(job);
+	return store->ops->finish(store, job->final, err);
+}
+
+static void commit_end(void *arg);
+
+static void cancel_heard(struct job *job, struct error *error)
+{
+	if (job->cancel_done)
+		job->cancel_done(job->cancel_arg, error);
+	else
+		error_free(error);
+	job->cancel_done = NULL;
+}
+
+/* The record stays where it is: the attempt, which may not be gone yet, borrows from it. */
+static void take_over_end(struct job *job)
+{
+	struct job_result *result = &job->record->result;
+	uint64_t destroyed = result->times[STAGE_DESTROYED];
+
+	job_result_clear(result);
+	job_result_copy(result, &job->final->result);
+	if (destroyed)
+		result->times[STAGE_DESTROYED] = destroyed;
+	job->record->state = JOB_FINISHED;
+	job_tell_watches(job, true);
+}
+
+static void end_committed(void *arg, struct error *error)
+{
+	struct job *job = arg;
+	struct jobs *jobs = job->jobs;
+
+	jobs->pending--;
+	if (error)
+		log_error(job->record->id, "its outcome could not be recorded: %s", error->text);
+	if (error && error->code != ERR_ABORTED && !jobs->stopping) {
+		error_free(error);
+		job->retry = loop_timer_start(jobs->env.loop, RETRY_MS, 0, commit_end, job);
+		return;
+	}
+	if (error)
+		job_tell_lost(job);
+	else
+		take_over_end(job);
+	cancel_heard(job, error);
+	job->committed = true;
+	job_release(job);
+	jobs_changed(jobs);
+}
+
+static void commit_end(void *arg)
+{
+	struct job *job = arg;
+
+	loop_timer_stop(steal_ptr(job->retry));
+	job->final->result.times[STAGE_RECORDED] = now_real_usec();
+	job->jobs->pending++;
+	store_queue_post(job->jobs->env.store, store_finish, end_committed, job);
+}
+
+/* The outcome is known: take it over, with what times the attempt itself did not see. */
+static void end_with(struct job *job, const struct job_result *result)
+{
+	if (job->ended)
+		return;
+	if (!job_state_may_follow(job->record->state, JOB_FINISHED)) {
+		log_error(job->record->id, "cannot finish from %s",
+			job_state_name(job->record->state));
+		return;
+	}
+	job->ended = true;
+	job->final = job_record_copy(job->record);
+	job->final->state = JOB_FINISHED;
+	job_result_clear(&job->final->result);
+	job_result_copy(&job->final->result, result);
+	for (size_t i = 0; i < STAGES; i++) {
+		if (!job->final->result.times[i])
+			job->final->result.times[i] = job->record->result.times[i];
+	}
+	commit_end(job);
+}
+
+void job_end(struct job *job, enum job_outcome outcome, int exit_code, const char *why)
+{
+	struct job_result result = {.outcome = outcome, .exit_code = exit_code};
+
+	result.error = xstrdup(why);
+	end_with(job, &result);
+	job_result_clear(&result);
+}
+
+/* --- an attempt's events --------------------------------------------------------------------- */
+
+struct posted_event {
+	struct job *job;
+	struct attempt_event event;
+	struct vm_facts vm;
+	struct job_result result;
+};
+
+static int store_update(struct store *store, void *arg, struct error **err)
+{
+	return store->ops->update(store, arg, err);
+}
+
+static void updated(void *arg, struct error *error)
+{
+	struct job_record *record = arg;
+
+	/* The state on the way is for those who look; the end is what must not be lost. */
+	if (error)
+		log_warn(record->id, "%s was not recorded: %s", job_state_name(record->state),
+			error->text);
+	error_free(error);
+	job_record_free(record);
+}
+
+static void moved(struct job *job, enum job_state state)
+{
+	if (job->ended || !job_state_may_follow(job->record->state, state)) {
+		log_error(job->record->id, "cannot go from %s to %s",
+			job_state_name(job->record->state), job_state_name(state));
+		return;
+	}
+	job->record->state = state;
+	store_queue_post(job->jobs->env.store, store_update, updated, job_record_copy(job->record));
+	job_tell_watches(job, false);
+}
+
+struct destruction {
+	char id[JOB_ID_SIZE];
+	uint64_t at_usec;
+};
+
+static int store_destroyed(struct store *store, void *arg, struct error **err)
+{
+	const struct destruction *d = arg;
+
+	return store->ops->destroyed(store, d->id, d->at_usec, err);
+}
+
+static void destruction_recorded(void *arg, struct error *error)
+{
+	if (error)
+		log_warn(((struct destruction *)arg)->id, "%s", error->text);
+	error_free(error);
+	free(arg);
+}
+
+static void gone(struct job *job)
+{
+	struct jobs *jobs = job->jobs;
+	struct destruction *d = xmalloc(sizeof(*d));
+
+	/* The attempt says so last, so that its thread is at its end. */
+	attempt_free(steal_ptr(job->attempt));
+	if (!job->ended)
+		job_end(job, OUTCOME_INFRA, EXIT_INFRA, "the attempt ended without an outcome");
+	d->at_usec = now_real_usec();
+	memcpy(d->id, job->record->id, sizeof(d->id));
+	job->record->result.times[STAGE_DESTROYED] = d->at_usec;
+	store_queue_post(jobs->env.store, store_destroyed, destruction_recorded, d);
+	slot_free(job);
+	job_release(job);
+	jobs_schedule(jobs);
+	jobs_changed(jobs);
+}
+
+static void output_grew(struct job *job)
+{
+	pthread_mutex_lock(&job->output.lock);
+	job->output.posted = false;
+	job->record->result.stdout_bytes = job->output.stdout_size;
+	job->record->result.stderr_bytes = job->output.stderr_size;
+	pthread_mutex_unlock(&job->output.lock);
+	job_tell_watches(job, false);
+}
+
+static void apply(void *arg)
+{
+	struct posted_event *posted = arg;
+	struct job *job = posted->job;
+	const struct attempt_event *event = &posted->event;
+
+	switch (event->type) {
+	case ATTEMPT_VM:
+		job->vm = posted->vm;
+		snprintf(job->record->vm, sizeof(job->record->vm), "%s", posted->vm.id);
+		break;
+	case ATTEMPT_STATE:
+		moved(job, event->state);
+		break;
+	case ATTEMPT_STAGE:
+		if ((unsigned)event->stage < STAGES)
+			job->record->result.times[event->stage] = event->usec;
+		break;
+	case ATTEMPT_OUTPUT:
+		output_grew(job);
+		break;
+	case ATTEMPT_DONE:
+		end_with(job, &posted->result);
+		break;
+	case ATTEMPT_GONE:
+		gone(job);
+		break;
+	}
+	job_result_clear(&posted->result);
+	free(posted);
+}
+
+/* On the attempt's thread. False: the loop will look anyway. */
+static bool note_output(struct job *job, const struct attempt_event *event)
+{
+	pthread_mutex_lock(&job->output.lock);
+	bool post = !job->output.posted;
+	job->output.posted = true;
+	job->output.stdout_size = event->stdout_size;
+	job->output.stderr_size = event->stderr_size;
+	pthread_mutex_unlock(&job->output.lock);
+	return post;
+}
+
+static void listen_to(void *arg, const struct attempt_event *event)
+{
+	struct job *job = arg;
+
+	if (event->type == ATTEMPT_OUTPUT && !note_output(job, event))
+		return;
+	struct posted_event *posted = xcalloc(1, sizeof(*posted));
+	posted->job = job;
+	posted->event = *event;
+	if (event->vm)
+		posted->vm = *event->vm;
+	if (event->type == ATTEMPT_DONE)
+		job_result_copy(&posted->result, event->result);
+	loop_post(job->jobs->env.loop, apply, posted);
+}
+
+/* --- the beginning --------------------------------------------------------------------------- */
+
+static void start_attempt(struct job *job)
+{
+	_cleanup_error_ struct error *err = NULL;
+
+	job->order = (struct attempt_order){
+		.job_id = job->record->id,
+		.number = job->record->attempt,
+		.spec = job->record->spec,
+		.job_dir = job->dir,
+		.submitted_usec = job->record->result.times[STAGE_SUBMITTED],
+		.started_usec = job->record->result.times[STAGE_STARTED],
+	};
+	job->attempt = attempt_start(job->jobs->env.host, &job->order, listen_to, job, &err);
+	if (job->attempt)
+		return;
+	slot_free(job);
+	job_end(job, OUTCOME_INFRA, EXIT_INFRA, err->text);
+}
+
+struct claim {
+	struct job *job;
+	struct job_record *record; /* owned: as it shall be */
+};
+
+static int store_claim(struct store *store, void *arg, struct error **err)
+{
+	return store->ops->claim(store, ((struct claim *)arg)->record, err);
+}
+
+static void pause_over(void *arg)
+{
+	struct jobs *jobs = arg;
+
+	loop_timer_stop(steal_ptr(jobs->pause));
+	jobs_schedule(jobs);
+}
+
+/* Back to where it was; all starts wait a little, for the store fails for all. */
+static void claim_failed(struct job *job, const char *why)
+{
+	struct jobs *jobs = job->jobs;
+
+	log_error(job->record->id, "cannot be started now: %s", why);
+	slot_free(job);
+	queue_return(&jobs->queue, &job->item);
+	jobs->counts.queued++;
+	if (!jobs->pause)
+		jobs->pause = loop_timer_start(jobs->env.loop, RETRY_MS, 0, pause_over, jobs);
+}
+
+static void claimed(void *arg, struct error *error)
+{
+	struct claim *claim = arg;
+	struct job *job = claim->job;
+	struct jobs *jobs = job->jobs;
+
+	jobs->pending--;
+	job->claiming = false;
+	if (!error) {
+		job_record_free(job->record);
+		job->record = steal_ptr(claim->record);
+		job_tell_watches(job, false);
+	}
+	if (error && !job->cancelling) {
+		claim_failed(job, error->text);
+	} else if (job->cancelling || jobs->stopping) {
+		slot_free(job);
+		job_end(job, OUTCOME_CANCELLED, EXIT_CANCELLED,
+			job->cancelling ? job->cancel_why : jobs->stop_why);
+	} else {
+		start_attempt(job);
+	}
+	job_record_free(claim->record);
+	free(claim);
+	error_free(error);
+	jobs_schedule(jobs);
+	jobs_changed(jobs);
+}
+
+static void begin(struct job *job)
+{
+	struct jobs *jobs = job->jobs;
+	struct claim *claim = xmalloc(sizeof(*claim));
+
+	queue_remove(&jobs->queue, &job->item);
+	jobs->counts.queued--;
+	slot_take(job);
+	job->claiming = true;
+	claim->job = job;
+	claim->record = job_record_copy(job->record);
+	claim->record->epoch++;
+	claim->record->attempt++;
+	claim->record->state = JOB_STARTING;
+	claim->record->result.times[STAGE_STARTED] = now_real_usec();
+	jobs->pending++;
+	store_queue_post(jobs->env.store, store_claim, claimed, claim);
+}
+
+void jobs_schedule(struct jobs *jobs)
+{
+	struct queue_item *item;
+
+	while (!jobs->stopping && !jobs->pause) {
+		struct scheduler_view view = {
+			.max_vms = jobs->env.config->max_vms, .vms = jobs->counts.vms};
+
+		item = scheduler_next(&view, &jobs->queue);
+		if (!item)
+			return;
+		begin((struct job *)((char *)item - offsetof(struct job, item)));
+	}
+}

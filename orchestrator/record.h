@@ -1,0 +1,65 @@
+/* A job's whole record, as the daemon holds it and the store keeps it, and its forms at the edges:
+ * control.v1.JobInfo for the command line, JSON for result.json. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "control.pb-c.h"
+#include "orchestrator/job.h"
+
+#define JOB_ID_SIZE 16 /* 13 characters and a NUL, with room */
+#define VM_ID_SIZE  32
+
+struct job_record {
+	char id[JOB_ID_SIZE];
+	uint64_t seq; /* the store's order of submission; 0: not from the store */
+	char *key;    /* owned; the submitter's idempotency key, or NULL */
+	/* Counts the claims of this job: whoever starts it makes it one more. A change that names
+	 * another epoch than the store's comes from someone who no longer holds the job. */
+	uint64_t epoch;
+	enum job_state state;
+	unsigned attempt;	  /* 0: none was begun */
+	char vm[VM_ID_SIZE];	  /* "": none */
+	Job__V1__Spec *spec;	  /* owned; verified, defaults filled in */
+	struct job_result result; /* its times are filled as they come; the rest when finished */
+};
+
+struct job_record *job_record_new(void);
+void job_record_free(struct job_record *record); /* NULL is allowed */
+struct job_record *job_record_copy(const struct job_record *record);
+
+static inline void job_record_freep(struct job_record **record)
+{
+	job_record_free(*record);
+}
+#define _cleanup_job_record_ __attribute__((cleanup(job_record_freep)))
+
+/* A new id: 13 characters of base32hex in lower case (0-9a-v). The first nine are the time in units
+ * of 256 us, so that ids sort by age until the year 2255; the last four are random. */
+void job_id_make(uint64_t now_usec, char ret[JOB_ID_SIZE]);
+/* Could s be an id or the beginning of one? Anything else is refused before it gets near a path. */
+bool job_id_prefix_valid(const char *s);
+
+/* What a request left out. */
+struct job_defaults {
+	uint64_t timeout_ms;
+	uint64_t memory_bytes;
+	uint32_t cpus;
+};
+void record_fill_defaults(Job__V1__Spec *spec, const struct job_defaults *defaults);
+
+enum record_detail {
+	RECORD_BRIEF, /* no artifacts, no devices: one line of a list */
+	RECORD_FULL,  /* artifacts as long as the message stays within the control socket's limit */
+	RECORD_STORE, /* everything but the spec, which the store keeps beside it */
+};
+
+/* result_dir may be NULL. Free with control__v1__job_info__free_unpacked(info, NULL). */
+Control__V1__JobInfo *record_to_info(
+	const struct job_record *record, const char *result_dir, enum record_detail detail);
+/* The way back for what RECORD_STORE wrote. *ret is overwritten; unknown numbers become 0. */
+void record_result_from_info(const Control__V1__JobInfo *info, struct job_result *ret);
+
+/* The text of result.json, with a final newline. Owned by the caller. */
+char *record_result_json(const struct job_record *record);

@@ -1,0 +1,500 @@
+/* The store's operations as SQL. */
+#include "orchestrator/store_sqlite.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/util.h"
+
+/* Every record is read through these columns, in this order. */
+#define COLUMNS "id, key, epoch, state, attempt, vm, destroyed, spec, result, seq"
+enum {
+	COL_ID,
+	COL_KEY,
+	COL_EPOCH,
+	COL_STATE,
+	COL_ATTEMPT,
+	COL_VM,
+	COL_DESTROYED,
+	COL_SPEC,
+	COL_RESULT,
+	COL_SEQ
+};
+
+enum statement {
+	SUBMIT,
+	LABEL,
+	CLAIM,
+	UPDATE,
+	FINISH,
+	DESTROYED,
+	REMOVE,
+	GET,
+	FIND,
+	BY_KEY,
+	UNFINISHED,
+	EXPIRED,
+	BEGIN,
+	COMMIT,
+	STATEMENTS
+};
+
+static const char *const statement_text[STATEMENTS] = {
+	[SUBMIT] = "INSERT INTO jobs (id, key, epoch, state, attempt, vm, spec, result)"
+		   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+	[LABEL] = "INSERT OR IGNORE INTO labels (name, value, seq) VALUES (?1, ?2, ?3)",
+	[CLAIM] = "UPDATE jobs SET epoch = ?3, state = ?4, attempt = ?5, vm = ?6, result = ?8"
+		  " WHERE id = ?1 AND epoch = ?3 - 1 AND state = 1",
+	[UPDATE] = "UPDATE jobs SET state = ?4, vm = ?6, result = ?8"
+		   " WHERE id = ?1 AND epoch = ?3 AND state <> 5 AND state <= ?4",
+	[FINISH] = "UPDATE jobs SET state = 5, vm = ?6, result = ?8, finished = ?9"
+		   " WHERE id = ?1 AND epoch = ?3 AND state <> 5",
+	[DESTROYED] = "UPDATE jobs SET destroyed = ?2 WHERE id = ?1 AND destroyed IS NULL",
+	[REMOVE] = "DELETE FROM jobs WHERE id = ?1 AND state = 5",
+	[GET] = "SELECT " COLUMNS " FROM jobs WHERE id = ?1",
+	[FIND] = "SELECT id FROM jobs WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 4",
+	[BY_KEY] = "SELECT id FROM jobs WHERE key = ?1",
+	[UNFINISHED] = "SELECT " COLUMNS " FROM jobs WHERE state IN (1, 2, 3, 4) ORDER BY seq",
+	[EXPIRED] = "SELECT " COLUMNS " FROM jobs WHERE finished < ?1 ORDER BY finished LIMIT ?2",
+	[BEGIN] = "BEGIN IMMEDIATE",
+	[COMMIT] = "COMMIT",
+};
+
+_Static_assert(STATEMENTS <= STORE_SQLITE_STATEMENTS, "there is room");
+_Static_assert(JOB_QUEUED == 1 && JOB_FINISHED == 5, "the statements name states by number");
+
+static struct store_sqlite *self(struct store *store)
+{
+	return (struct store_sqlite *)store;
+}
+
+static sqlite3_stmt *statement(struct store_sqlite *s, enum statement which, struct error **err)
+{
+	sqlite3_stmt **slot = &s->statements[which];
+
+	if (!*slot && sqlite3_prepare_v3(s->db, statement_text[which], -1,
+			      SQLITE_PREPARE_PERSISTENT, slot, NULL) != SQLITE_OK) {
+		store_sqlite_error(s, err);
+		return NULL;
+	}
+	return *slot;
+}
+
+/* Run to the end; the number of rows changed, or -1. */
+static int run(struct store_sqlite *s, sqlite3_stmt *st, struct error **err)
+{
+	int rc = sqlite3_step(st);
+	int changed = rc == SQLITE_DONE ? sqlite3_changes(s->db) : store_sqlite_error(s, err);
+
+	sqlite3_reset(st);
+	sqlite3_clear_bindings(st);
+	return changed;
+}
+
+static void bind_text(sqlite3_stmt *st, int i, const char *text)
+{
+	if (i <= sqlite3_bind_parameter_count(st))
+		sqlite3_bind_text(st, i, text, -1, SQLITE_TRANSIENT);
+}
+
+static int begin(struct store *store, struct error **err)
+{
+	sqlite3_stmt *st = statement(self(store), BEGIN, err);
+
+	return !st || run(self(store), st, err) < 0 ? -1 : 0;
+}
+
+static int commit(struct store *store, struct error **err)
+{
+	sqlite3_stmt *st = statement(self(store), COMMIT, err);
+
+	return !st || run(self(store), st, err) < 0 ? -1 : 0;
+}
+
+static bool in_transaction(struct store *store)
+{
+	return !sqlite3_get_autocommit(self(store)->db);
+}
+
+static void rollback(struct store *store)
+{
+	if (in_transaction(store))
+		sqlite3_exec(self(store)->db, "ROLLBACK", NULL, NULL, NULL);
+}
+
+/* Bind all of a record under the numbers the statements above share. */
+static void bind_record(sqlite3_stmt *st, const struct job_record *record)
+{
+	Control__V1__JobInfo *info = record_to_info(record, NULL, RECORD_STORE);
+	size_t size = control__v1__job_info__get_packed_size(info);
+	uint8_t *blob = xmalloc(size);
+
+	control__v1__job_info__pack(info, blob);
+	control__v1__job_info__free_unpacked(info, NULL);
+	sqlite3_bind_blob64(st, 8, blob, size, free);
+	bind_text(st, 1, record->id);
+	sqlite3_bind_int64(st, 3, (sqlite3_int64)record->epoch);
+	sqlite3_bind_int(st, 4, (int)record->state);
+	sqlite3_bind_int64(st, 5, record->attempt);
+	bind_text(st, 6, record->vm);
+}
+
+static void bind_spec(sqlite3_stmt *st, const Job__V1__Spec *spec)
+{
+	size_t size = job__v1__spec__get_packed_size(spec);
+	uint8_t *blob = xmalloc(size);
+
+	job__v1__spec__pack(spec, blob);
+	sqlite3_bind_blob64(st, 7, blob, size, free);
+}
+
+/* One id by a statement of one text parameter: 1 found, 0 not, -1. */
+static int find_one(struct store_sqlite *s, enum statement which, const char *text,
+	char ret_id[JOB_ID_SIZE], struct error **err)
+{
+	sqlite3_stmt *st = statement(s, which, err);
+
+	if (!st)
+		return -1;
+	bind_text(st, 1, text);
+	int rc = sqlite3_step(st);
+	int found = rc == SQLITE_ROW ? 1 : rc == SQLITE_DONE ? 0 : store_sqlite_error(s, err);
+	if (found == 1)
+		snprintf(ret_id, JOB_ID_SIZE, "%s", (const char *)sqlite3_column_text(st, 0));
+	sqlite3_reset(st);
+	sqlite3_clear_bindings(st);
+	return found;
+}
+
+static int submit_labels(struct store_sqlite *s, const Job__V1__Spec *spec, struct error **err)
+{
+	sqlite3_int64 seq = sqlite3_last_insert_rowid(s->db);
+
+	for (size_t i = 0; i < spec->n_labels; i++) {
+		sqlite3_stmt *st = statement(s, LABEL, err);
+
+		if (!st)
+			return -1;
+		bind_text(st, 1, spec->labels[i]->name);
+		bind_text(st, 2, spec->labels[i]->value);
+		sqlite3_bind_int64(st, 3, seq);
+		if (run(s, st, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int submit(struct store *store, const struct job_record *record, char ret_other[JOB_ID_SIZE],
+	struct error **err)
+{
+	struct store_sqlite *s = self(store);
+
+	if (record->key) {
+		int found = find_one(s, BY_KEY, record->key, ret_other, err);
+
+		if (found < 0)
+			return -1;
+		if (found)
+			return error_set(
+				err, ERR_EXISTS, "the key %s is job %s's", record->key, ret_other);
+	}
+	sqlite3_stmt *st = statement(s, SUBMIT, err);
+	if (!st)
+		return -1;
+	bind_record(st, record);
+	bind_spec(st, record->spec);
+	bind_text(st, 2, record->key);
+	/* A job is its row and its labels, or nothing. */
+	if (sqlite3_exec(s->db, "SAVEPOINT job", NULL, NULL, NULL) != SQLITE_OK)
+		return store_sqlite_error(s, err);
+	int r = run(s, st, err) < 0 || submit_labels(s, record->spec, err) < 0 ? -1 : 0;
+	if (r < 0 && in_transaction(store))
+		sqlite3_exec(s->db, "ROLLBACK TO job", NULL, NULL, NULL);
+	if (in_transaction(store))
+		sqlite3_exec(s->db, "RELEASE job", NULL, NULL, NULL);
+	return r;
+}
+
+/* A change of one job that must find it as the caller believes it to be. */
+static int change(struct store *store, enum statement which, const struct job_record *record,
+	struct error **err)
+{
+	struct store_sqlite *s = self(store);
+	sqlite3_stmt *st = statement(s, which, err);
+
+	if (!st)
+		return -1;
+	bind_record(st, record);
+	if (which == FINISH)
+		sqlite3_bind_int64(st, 9, (sqlite3_int64)record->result.times[STAGE_RECORDED]);
+	int changed = run(s, st, err);
+	if (changed < 0)
+		return -1;
+	if (changed == 0)
+		return error_set(err, ERR_ABORTED,
+			"job %s is no longer held in epoch %llu, or has moved on", record->id,
+			(unsigned long long)record->epoch);
+	return 0;
+}
+
+static int claim(struct store *store, const struct job_record *record, struct error **err)
+{
+	return change(store, CLAIM, record, err);
+}
+
+static int update(struct store *store, const struct job_record *record, struct error **err)
+{
+	return change(store, UPDATE, record, err);
+}
+
+static int finish(struct store *store, const struct job_record *record, struct error **err)
+{
+	return change(store, FINISH, record, err);
+}
+
+static int destroyed(struct store *store, const char *id, uint64_t at_usec, struct error **err)
+{
+	sqlite3_stmt *st = statement(self(store), DESTROYED, err);
+
+	if (!st)
+		return -1;
+	bind_text(st, 1, id);
+	sqlite3_bind_int64(st, 2, (sqlite3_int64)at_usec);
+	return run(self(store), st, err) < 0 ? -1 : 0;
+}
+
+static int remove_job(struct store *store, const char *id, struct error **err)
+{
+	sqlite3_stmt *st = statement(self(store), REMOVE, err);
+
+	if (!st)
+		return -1;
+	bind_text(st, 1, id);
+	int changed = run(self(store), st, err);
+	if (changed < 0)
+		return -1;
+	return changed ? 0 : error_set(err, ERR_STATE, "job %s is not there or not finished", id);
+}
+
+static int read_blobs(sqlite3_stmt *st, struct job_record *record)
+{
+	Job__V1__Spec *spec = job__v1__spec__unpack(NULL,
+		(size_t)sqlite3_column_bytes(st, COL_SPEC), sqlite3_column_blob(st, COL_SPEC));
+	Control__V1__JobInfo *info = control__v1__job_info__unpack(NULL,
+		(size_t)sqlite3_column_bytes(st, COL_RESULT), sqlite3_column_blob(st, COL_RESULT));
+
+	record->spec = spec;
+	if (info) {
+		record_result_from_info(info, &record->result);
+		control__v1__job_info__free_unpacked(info, NULL);
+	}
+	return spec && info ? 0 : -1;
+}
+
+static struct job_record *read_record(struct store_sqlite *s, sqlite3_stmt *st, struct error **err)
+{
+	_cleanup_job_record_ struct job_record *record = job_record_new();
+
+	snprintf(record->id, sizeof(record->id), "%s",
+		(const char *)sqlite3_column_text(st, COL_ID));
+	record->key = xstrdup((const char *)sqlite3_column_text(st, COL_KEY));
+	record->seq = (uint64_t)sqlite3_column_int64(st, COL_SEQ);
+	record->epoch = (uint64_t)sqlite3_column_int64(st, COL_EPOCH);
+	record->state = (enum job_state)sqlite3_column_int(st, COL_STATE);
+	record->attempt = (unsigned)sqlite3_column_int(st, COL_ATTEMPT);
+	snprintf(record->vm, sizeof(record->vm), "%s",
+		(const char *)sqlite3_column_text(st, COL_VM));
+	if (read_blobs(st, record) < 0) {
+		error_set(err, ERR_DATA_LOSS, "the job store %s: job %s cannot be read", s->path,
+			record->id);
+		return NULL;
+	}
+	if (sqlite3_column_type(st, COL_DESTROYED) != SQLITE_NULL)
+		record->result.times[STAGE_DESTROYED] =
+			(uint64_t)sqlite3_column_int64(st, COL_DESTROYED);
+	return steal_ptr(record);
+}
+
+/* Visit each row of a bound statement. */
+static int walk(
+	struct store_sqlite *s, sqlite3_stmt *st, store_visit visit, void *arg, struct error **err)
+{
+	int rc, r = 0;
+
+	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+		_cleanup_job_record_ struct job_record *record = read_record(s, st, err);
+
+		r = record ? visit(arg, record, err) : -1;
+	}
+	if (r == 0 && rc != SQLITE_DONE)
+		r = store_sqlite_error(s, err);
+	sqlite3_reset(st);
+	sqlite3_clear_bindings(st);
+	return r;
+}
+
+static int keep(void *arg, const struct job_record *record, struct error **err)
+{
+	(void)err;
+	*(struct job_record **)arg = job_record_copy(record);
+	return 0;
+}
+
+static int get(struct store *store, const char *id, struct job_record **ret, struct error **err)
+{
+	sqlite3_stmt *st = statement(self(store), GET, err);
+	_cleanup_job_record_ struct job_record *record = NULL;
+
+	if (!st)
+		return -1;
+	bind_text(st, 1, id);
+	if (walk(self(store), st, keep, &record, err) < 0)
+		return -1;
+	if (!record)
+		return error_set(err, ERR_NOT_FOUND, "no job %s", id);
+	*ret = steal_ptr(record);
+	return 0;
+}
+
+static int find(
+	struct store *store, const char *prefix, char ret_id[JOB_ID_SIZE], struct error **err)
+{
+	struct store_sqlite *s = self(store);
+	char names[4 * JOB_ID_SIZE + 16] = "";
+	size_t n = 0, used = 0;
+
+	if (!job_id_prefix_valid(prefix))
+		return error_set(err, ERR_NOT_FOUND, "no job %s", prefix);
+	sqlite3_stmt *st = statement(s, FIND, err);
+	if (!st)
+		return -1;
+	_cleanup_free_ char *end = str_printf("%s~", prefix); /* behind every digit of an id */
+	bind_text(st, 1, prefix);
+	bind_text(st, 2, end);
+	int rc;
+	while ((rc = sqlite3_step(st)) == SQLITE_ROW) {
+		const char *id = (const char *)sqlite3_column_text(st, 0);
+
+		if (n++ == 0)
+			snprintf(ret_id, JOB_ID_SIZE, "%s", id);
+		used += (size_t)snprintf(names + used, sizeof(names) - used, "%s%s",
+			n == 1 ? "" : ", ", n == 4 ? "..." : id);
+	}
+	int r = rc == SQLITE_DONE ? 0 : store_sqlite_error(s, err);
+	sqlite3_reset(st);
+	sqlite3_clear_bindings(st);
+	if (r < 0)
+		return -1;
+	if (n == 0)
+		return error_set(err, ERR_NOT_FOUND, "no job %s", prefix);
+	if (n > 1)
+		return error_set(
+			err, ERR_INVALID, "%s is the beginning of several jobs: %s", prefix, names);
+	return 0;
+}
+
+static int by_key(
+	struct store *store, const char *key, char ret_id[JOB_ID_SIZE], struct error **err)
+{
+	int found = find_one(self(store), BY_KEY, key, ret_id, err);
+
+	if (found == 0)
+		return error_set(err, ERR_NOT_FOUND, "no job has the key %s", key);
+	return found < 0 ? -1 : 0;
+}
+
+/* The statement for a filter; ?1 states, ?2 limit, ?3 where to go on,
+ * from ?4 on the labels' names and values. */
+static char *list_text(const struct store_filter *filter)
+{
+	char *text = xstrdup("SELECT " COLUMNS " FROM jobs WHERE seq < ?3");
+
+	if (filter->states) {
+		char *all = str_printf("%s AND (?1 >> state) & 1", text);
+		free(text);
+		text = all;
+	}
+	for (size_t i = 0; i < filter->n_labels; i++) {
+		char *more = str_printf("%s AND seq IN (SELECT seq FROM labels"
+					" WHERE name = ?%zu AND value = ?%zu)",
+			text, 4 + 2 * i, 5 + 2 * i);
+		free(text);
+		text = more;
+	}
+	char *all = str_printf("%s ORDER BY seq DESC LIMIT ?2", text);
+	free(text);
+	return all;
+}
+
+static int list(struct store *store, const struct store_filter *filter, store_visit visit,
+	void *arg, struct error **err)
+{
+	struct store_sqlite *s = self(store);
+	_cleanup_free_ char *text = list_text(filter);
+	sqlite3_stmt *st = NULL;
+
+	if (sqlite3_prepare_v2(s->db, text, -1, &st, NULL) != SQLITE_OK)
+		return store_sqlite_error(s, err);
+	if (filter->states)
+		sqlite3_bind_int64(st, 1, filter->states);
+	sqlite3_bind_int64(
+		st, 3, filter->before_seq ? (sqlite3_int64)filter->before_seq : INT64_MAX);
+	sqlite3_bind_int64(st, 2, filter->limit ? (sqlite3_int64)filter->limit : -1);
+	for (size_t i = 0; i < filter->n_labels; i++) {
+		bind_text(st, (int)(4 + 2 * i), filter->labels[i]->name);
+		bind_text(st, (int)(5 + 2 * i), filter->labels[i]->value);
+	}
+	int r = walk(s, st, visit, arg, err);
+	sqlite3_finalize(st);
+	return r;
+}
+
+static int unfinished(struct store *store, store_visit visit, void *arg, struct error **err)
+{
+	sqlite3_stmt *st = statement(self(store), UNFINISHED, err);
+
+	return st ? walk(self(store), st, visit, arg, err) : -1;
+}
+
+static int expired(struct store *store, uint64_t before_usec, uint32_t limit, store_visit visit,
+	void *arg, struct error **err)
+{
+	sqlite3_stmt *st = statement(self(store), EXPIRED, err);
+
+	if (!st)
+		return -1;
+	sqlite3_bind_int64(st, 1, (sqlite3_int64)before_usec);
+	sqlite3_bind_int64(st, 2, limit);
+	return walk(self(store), st, visit, arg, err);
+}
+
+static void close_store(struct store *store)
+{
+	struct store_sqlite *s = self(store);
+
+	for (size_t i = 0; i < STATEMENTS; i++)
+		sqlite3_finalize(s->statements[i]);
+	sqlite3_close(s->db);
+	free(s->path);
+	free(s);
+}
+
+const struct store_ops store_sqlite_ops = {
+	.begin = begin,
+	.commit = commit,
+	.rollback = rollback,
+	.in_transaction = in_transaction,
+	.submit = submit,
+	.claim = claim,
+	.update = update,
+	.finish = finish,
+	.destroyed = destroyed,
+	.remove = remove_job,
+	.get = get,
+	.find = find,
+	.by_key = by_key,
+	.list = list,
+	.unfinished = unfinished,
+	.expired = expired,
+	.close = close_store,
+};

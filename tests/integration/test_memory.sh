@@ -1,0 +1,18 @@
+# shellcheck shell=bash
+# More memory than the host has; more than the guest has; as little as 128 MiB.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+need_image debian
+
+expect_exit 125 orc run --image debian --memory 256G -- true
+expect_match 'not enough memory: the job asks for 256G' "$T/err"
+expect_equal outcome oom_host "$(field "$(last_job)" .outcome)"
+
+expect_exit 0 orc run --image debian --memory 128M -- python3 -c 'print(1)'
+expect_equal stdout 1 "$(cat "$T/out")"
+
+expect_exit 137 orc run --image debian --memory 192M -- \
+	python3 -c 'print("begun", flush=True); x = bytearray(1 << 30); print(len(x))'
+expect_equal stdout begun "$(cat "$T/out")"
+expect_match 'more memory than its VM has' "$T/err"
+expect_equal outcome oom_guest "$(field "$(last_job)" .outcome)"

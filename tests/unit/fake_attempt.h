@@ -1,0 +1,22 @@
+/* An attempt without a VM, for tests of what is above attempt.h: a thread does what the job's argv
+ * says, word by word, and tells the same events in the same order as a real one.
+ *
+ *   boot:PATH      wait for the file before the program starts
+ *   out:TEXT err:TEXT   write a line to the job's stdout, stderr
+ *   outn:N         write N bytes to stdout
+ *   wait:PATH      wait for the file while the program runs
+ *   collect:PATH   wait for the file after the program ended
+ *   artifact:NAME  bring home an artifact of that name
+ *   exit:N         end with that exit code (default 0)
+ *   gone:PATH      wait for the file between the outcome and the VM's end
+ *   nothread       attempt_start() itself fails
+ *
+ * A cancel ends any wait but gone's. What happens is noted in STATE_DIR/fake.log, one line each:
+ * "sweep", "start ID", "gone ID".
+ */
+#pragma once
+
+#define FAKE_LOG "fake.log"
+
+/* The images that image_find() knows in tests: this one. */
+#define FAKE_IMAGE "fake"

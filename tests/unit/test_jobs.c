@@ -1,0 +1,343 @@
+/* The live jobs over a store that fails when told to: what is promised holds, what cannot be
+ * recorded yet is recorded later. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/util.h"
+#include "orchestrator/jobs.h"
+#include "orchestrator/retention.h"
+#include "tests/unit/fake_attempt.h"
+
+#define DEADLINE_MS 30000
+
+struct fixture {
+	char dir[32];
+	struct config config;
+	struct store *store;
+	struct loop *loop;
+	pthread_t thread;
+	struct store_queue *queue;
+	struct host *host;
+	struct jobs *jobs;
+};
+
+/* --- a store with faults --------------------------------------------------------------------- */
+
+static const struct store_ops *real;
+static struct store_ops faulty;
+static atomic_int submit_faults, claim_faults, finish_faults;
+
+static int fault(atomic_int *left, struct error **err)
+{
+	if (atomic_load(left) <= 0)
+		return 0;
+	atomic_fetch_sub(left, 1);
+	return error_set(err, ERR_LIMIT, "disk full, says the test");
+}
+
+static int faulty_submit(struct store *store, const struct job_record *record,
+	char ret_other[JOB_ID_SIZE], struct error **err)
+{
+	return fault(&submit_faults, err) < 0 ? -1 : real->submit(store, record, ret_other, err);
+}
+
+static int faulty_claim(struct store *store, const struct job_record *record, struct error **err)
+{
+	return fault(&claim_faults, err) < 0 ? -1 : real->claim(store, record, err);
+}
+
+static int faulty_finish(struct store *store, const struct job_record *record, struct error **err)
+{
+	return fault(&finish_faults, err) < 0 ? -1 : real->finish(store, record, err);
+}
+
+static void *run_loop(void *loop)
+{
+	loop_run(loop);
+	return NULL;
+}
+
+static int setup(void **state)
+{
+	struct fixture *f = xcalloc(1, sizeof(*f));
+
+	strcpy(f->dir, "/tmp/jobs-test-XXXXXX");
+	if (!mkdtemp(f->dir))
+		return -1;
+	f->config.state_dir = f->dir;
+	f->config.max_vms = 2;
+	_cleanup_free_ char *path = str_printf("%s/jobs.db", f->dir);
+	f->store = store_sqlite_open(path, NULL);
+	real = f->store->ops;
+	faulty = *real;
+	faulty.submit = faulty_submit;
+	faulty.claim = faulty_claim;
+	faulty.finish = faulty_finish;
+	f->store->ops = &faulty;
+	f->host = host_new(&f->config, NULL);
+	f->loop = loop_new();
+	f->queue = store_queue_new(f->store, f->loop, NULL);
+	struct jobs_env env = {
+		.loop = f->loop, .store = f->queue, .host = f->host, .config = &f->config};
+	f->jobs = jobs_new(&env);
+	pthread_create(&f->thread, NULL, run_loop, f->loop);
+	*state = f;
+	return 0;
+}
+
+static void stopped(void *latch)
+{
+	latch_open(latch);
+}
+
+struct stop {
+	struct fixture *f;
+	struct latch done;
+};
+
+static void loop_stop_jobs(void *arg)
+{
+	struct stop *stop = arg;
+
+	jobs_stop(stop->f->jobs, "the test is over", stopped, &stop->done);
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+	struct stop stop = {.f = f};
+
+	latch_init(&stop.done);
+	loop_post(f->loop, loop_stop_jobs, &stop);
+	latch_wait(&stop.done);
+	loop_stop(f->loop);
+	pthread_join(f->thread, NULL);
+	store_queue_free(f->queue);
+	loop_drain(f->loop);
+	jobs_free(f->jobs);
+	loop_free(f->loop);
+	host_free(f->host);
+	f->store->ops->close(f->store);
+	remove_tree(f->dir, NULL);
+	free(f);
+	return 0;
+}
+
+/* --- calls from the test's thread ------------------------------------------------------------ */
+
+struct call {
+	struct fixture *f;
+	struct job_record *record;
+	const char *id;
+	struct watch *watch;
+	bool found;
+	struct error *error;
+	struct latch done;
+};
+
+static void done(void *arg, struct error *error)
+{
+	struct call *call = arg;
+
+	call->error = error;
+	latch_open(&call->done);
+}
+
+static void loop_submit(void *arg)
+{
+	struct call *call = arg;
+
+	jobs_submit(call->f->jobs, call->record, NULL, done, call);
+}
+
+/* ret_id: char[JOB_ID_SIZE]. The code of its failure, or 0. */
+static enum err_code submit(struct fixture *f, const char *word, char *ret_id)
+{
+	struct call call = {.f = f, .record = job_record_new()};
+	Job__V1__Spec *spec = call.record->spec = xmalloc(sizeof(*spec));
+
+	job__v1__spec__init(spec);
+	spec->image = xstrdup(FAKE_IMAGE);
+	spec->argv = xcalloc(1, sizeof(*spec->argv));
+	spec->argv[spec->n_argv++] = xstrdup(word);
+	call.record->state = JOB_QUEUED;
+	job_id_make(now_real_usec(), call.record->id);
+	memcpy(ret_id, call.record->id, JOB_ID_SIZE);
+	_cleanup_free_ char *dir = config_job_dir(&f->config, ret_id);
+	assert_int_equal(make_dirs(dir, 0700, NULL), 0);
+	latch_init(&call.done);
+	loop_post(f->loop, loop_submit, &call);
+	latch_wait(&call.done);
+	enum err_code code = call.error ? call.error->code : 0;
+	error_free(call.error);
+	return code;
+}
+
+static void loop_cancel(void *arg)
+{
+	struct call *call = arg;
+
+	jobs_cancel(call->f->jobs, call->id, "no longer wanted", done, call);
+}
+
+static enum err_code cancel(struct fixture *f, const char *id)
+{
+	struct call call = {.f = f, .id = id};
+
+	latch_init(&call.done);
+	loop_post(f->loop, loop_cancel, &call);
+	latch_wait(&call.done);
+	enum err_code code = call.error ? call.error->code : 0;
+	error_free(call.error);
+	return code;
+}
+
+static void loop_watch(void *arg)
+{
+	struct call *call = arg;
+
+	call->found = jobs_watch(call->f->jobs, call->id, call->watch);
+}
+
+static void loop_unwatch(void *arg)
+{
+	struct call *call = arg;
+
+	jobs_unwatch(call->f->jobs, call->watch);
+}
+
+static int store_get(struct store *store, void *arg, struct error **err)
+{
+	struct call *call = arg;
+
+	return store->ops->get(store, call->id, &call->record, err);
+}
+
+/* Wait until watchers are told of the end; then the store must have it. */
+static struct job_record *wait_end(struct fixture *f, const char *id)
+{
+	struct watch watch;
+	struct watch_news news = {0};
+	struct call call = {.f = f, .id = id, .watch = &watch};
+
+	watch_init(&watch);
+	loop_call(f->loop, loop_watch, &call);
+	while (call.found && !news.finished)
+		assert_true(watch_wait(&watch, DEADLINE_MS, &news));
+	loop_call(f->loop, loop_unwatch, &call);
+	watch_clear(&watch);
+	assert_int_equal(store_queue_call(f->queue, store_get, &call, NULL), 0);
+	assert_int_equal(call.record->state, JOB_FINISHED);
+	return call.record;
+}
+
+static void expect_end(struct fixture *f, const char *id, enum job_outcome outcome)
+{
+	_cleanup_job_record_ struct job_record *record = wait_end(f, id);
+
+	assert_int_equal(record->result.outcome, outcome);
+}
+
+/* --- tests ----------------------------------------------------------------------------------- */
+
+static void a_submit_that_is_not_committed_is_no_job(void **state)
+{
+	struct fixture *f = *state;
+	char id[JOB_ID_SIZE];
+
+	atomic_store(&submit_faults, 1);
+	assert_int_equal(submit(f, "exit:0", id), ERR_LIMIT);
+	assert_int_equal(cancel(f, id), ERR_NOT_FOUND);
+	assert_int_equal(submit(f, "exit:0", id), 0);
+	expect_end(f, id, OUTCOME_SUCCEEDED);
+}
+
+static void a_failed_claim_is_tried_again(void **state)
+{
+	struct fixture *f = *state;
+	char ids[4][JOB_ID_SIZE];
+
+	atomic_store(&claim_faults, 2);
+	for (size_t i = 0; i < 4; i++)
+		assert_int_equal(submit(f, "exit:0", ids[i]), 0);
+	for (size_t i = 0; i < 4; i++) {
+		_cleanup_job_record_ struct job_record *record = wait_end(f, ids[i]);
+
+		assert_int_equal(record->result.outcome, OUTCOME_SUCCEEDED);
+		assert_int_equal(record->attempt, 1); /* none was begun in vain */
+		assert_int_equal(record->epoch, 1);
+	}
+}
+
+static void an_outcome_is_recorded_when_it_can_be(void **state)
+{
+	struct fixture *f = *state;
+	char id[JOB_ID_SIZE];
+
+	atomic_store(&finish_faults, 1);
+	assert_int_equal(submit(f, "exit:9", id), 0);
+	_cleanup_job_record_ struct job_record *record = wait_end(f, id);
+	assert_int_equal(atomic_load(&finish_faults), 0);
+	assert_int_equal(record->result.exit_code, 9);
+}
+
+static void a_cancel_meets_the_claim(void **state)
+{
+	struct fixture *f = *state;
+	char ids[20][JOB_ID_SIZE];
+
+	/* At once after the submit: queued, being claimed, or started; one end in any case. */
+	for (size_t i = 0; i < 20; i++) {
+		assert_int_equal(submit(f, "boot:/nonexistent", ids[i]), 0);
+		assert_int_equal(cancel(f, ids[i]), 0);
+	}
+	for (size_t i = 0; i < 20; i++)
+		expect_end(f, ids[i], OUTCOME_CANCELLED);
+}
+
+static void old_results_are_swept(void **state)
+{
+	struct fixture *f = *state;
+	char old[JOB_ID_SIZE], running[JOB_ID_SIZE];
+
+	assert_int_equal(submit(f, "out:x", old), 0);
+	assert_int_equal(submit(f, "wait:/nonexistent", running), 0);
+	expect_end(f, old, OUTCOME_SUCCEEDED);
+	_cleanup_free_ char *old_dir = config_job_dir(&f->config, old);
+	_cleanup_free_ char *running_dir = config_job_dir(&f->config, running);
+	f->config.retain_ms = 3600 * 1000;
+
+	uint64_t now = now_real_usec();
+	assert_int_equal(retention_sweep(&f->config, f->queue, now, NULL), 0);
+	assert_int_equal(access(old_dir, F_OK), 0); /* an hour is not over */
+	now += UINT64_C(3601) * 1000000;
+	assert_int_equal(retention_sweep(&f->config, f->queue, now, NULL), 0);
+	assert_int_equal(access(old_dir, F_OK), -1);
+	assert_int_equal(access(running_dir, F_OK), 0);
+	struct call call = {.id = old};
+	_cleanup_error_ struct error *err = NULL;
+	assert_int_equal(store_queue_call(f->queue, store_get, &call, &err), -1);
+	assert_int_equal(err->code, ERR_NOT_FOUND);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(a_submit_that_is_not_committed_is_no_job),
+		TEST(a_failed_claim_is_tried_again),
+		TEST(an_outcome_is_recorded_when_it_can_be),
+		TEST(a_cancel_meets_the_claim),
+		TEST(old_results_are_swept),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
