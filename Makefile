@@ -50,6 +50,8 @@ ORCHESTRATOR := \
 	orchestrator/image_kernel.c \
 	orchestrator/image_manifest.c \
 	orchestrator/image_modules.c \
+	orchestrator/image_parts.c \
+	orchestrator/image_plan.c \
 	orchestrator/image_recipe.c \
 	orchestrator/image_root.c \
 	orchestrator/image_tools.c \
@@ -116,7 +118,22 @@ CLI := \
 	orchestrator/cli/yaml_out.c
 
 WORKER := \
-	guest-worker/main.c
+	guest-worker/cgroup.c \
+	guest-worker/execution.c \
+	guest-worker/executor.c \
+	guest-worker/files.c \
+	guest-worker/init.c \
+	guest-worker/job_init.c \
+	guest-worker/job_root.c \
+	guest-worker/job_user.c \
+	guest-worker/launch.c \
+	guest-worker/listener.c \
+	guest-worker/main.c \
+	guest-worker/output.c \
+	guest-worker/root_disk.c \
+	guest-worker/run.c \
+	guest-worker/sandbox.c \
+	guest-worker/service.c
 
 VSOCK_DEVICE := \
 	orchestrator/vsock-device/conn.c \
@@ -138,6 +155,7 @@ UNIT_TESTS := \
 	tests/unit/test_cli_jobs.c \
 	tests/unit/test_config.c \
 	tests/unit/test_control.c \
+	tests/unit/test_control_logs.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_job.c \
@@ -145,8 +163,12 @@ UNIT_TESTS := \
 	tests/unit/test_jobspec.c \
 	tests/unit/test_queue.c \
 	tests/unit/test_results.c \
+	tests/unit/test_rpc.c \
+	tests/unit/test_rpc_hostile.c \
+	tests/unit/test_rpc_loss.c \
 	tests/unit/test_scheduler.c \
 	tests/unit/test_serve.c \
+	tests/unit/test_sock.c \
 	tests/unit/test_spawn.c \
 	tests/unit/test_store.c \
 	tests/unit/test_store_queue.c \
@@ -274,7 +296,8 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 
 # These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
-$(BIN)/unit/test_control $(BIN)/unit/test_serve: $(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
+$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_serve: \
+	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
 
 unit:
@@ -348,6 +371,22 @@ lint: $(GEN_H)
 		--suppressions-list=tests/cppcheck.supp --std=c11 -D_GNU_SOURCE -I. \
 		common orchestrator guest-worker
 
+# --- images --------------------------------------------------------------------------------------
+
+# The build directory is laid out like an installation, so the program finds its own there.
+IMAGES ?= debian minimal
+SHARE  := $(O)/share/orchestrator
+image: programs
+	@mkdir -p $(O)/cache $(SHARE)
+	@ln -sfn $(CURDIR)/vm-images $(SHARE)/vm-images
+	@for i in $(IMAGES); do \
+		$(BIN)/orchestrator image build $$i --image-dir $(SHARE)/images || exit; \
+	done
+
+# The guest kernel of our own; `make image` puts it into the images afterwards.
+kernel:
+	@vm-images/kernel/build $(SHARE)/kernel $(O)/cache
+
 # --- install -------------------------------------------------------------------------------------
 
 PREFIX  ?= /usr/local
@@ -361,6 +400,8 @@ install: programs
 	install -m755 $(BIN)/orchestrator $(inst)/bin/
 	install -m755 $(LIBEXEC)/vsock-device $(LIBEXEC)/guest-worker $(inst)/libexec/orchestrator/
 	cp -R vm-images $(inst)/share/orchestrator/
+	test ! -e $(SHARE)/kernel/vmlinux || \
+		install -D -m444 $(SHARE)/kernel/vmlinux $(inst)/share/orchestrator/kernel/vmlinux
 	install -m644 config/job.schema.json $(inst)/share/orchestrator/
 	install -m644 README.md $(wildcard docs/*.md) $(inst)/share/doc/orchestrator/
 	cp -R examples $(inst)/share/doc/orchestrator/
@@ -375,4 +416,4 @@ install: programs
 clean:
 	rm -rf $(O)/obj $(O)/san $(O)/gen $(O)/bin $(O)/libexec
 
--include $(shell find $(O) -name '*.d' 2>/dev/null)
+-include $(shell find $(OBJ) -type f -name '*.d' 2>/dev/null)

@@ -1,11 +1,14 @@
 /* The only door to gRPC: unary and streaming calls over connected sockets, for both ends.
  *
  * A caller has an rpc_peer, made from a connected fd, and makes calls on it; a callee has an
- * rpc_server and adds connected fds to it. All functions block; one call is used by one thread at a
- * time, except rpc_cancel(), which any thread may call. Everything has a deadline or can be
- * cancelled, and every limit of struct rpc_limits stands before the allocation it bounds.
+ * rpc_server and adds connected fds to it. All functions block. One call is used by at most two
+ * threads at a time, one sending and one receiving; rpc_cancel() and rpc_call_cancelled() may come
+ * from any thread. Everything has a deadline or can be cancelled, and every limit of struct
+ * rpc_limits stands before the allocation it bounds.
  *
- * Errors carry gRPC's canonical code as enum err_code, and the peer's text, escaped.
+ * Errors carry gRPC's canonical code as enum err_code. What a handler said comes as it said it
+ * (escaped, cut at a quarter of limits.metadata, newlines kept); what went wrong on the way names
+ * the peer. A lost peer is ERR_UNAVAILABLE at the caller, ERR_CANCELLED in a handler.
  */
 #pragma once
 
@@ -44,7 +47,8 @@ struct rpc_method {
 	bool replies;  /* a stream of replies */
 };
 
-/* Once per process, before anything else here; nests. */
+/* Once per process, before anything else here; nests. The threads that are started take no signals.
+ * After fork() nothing of this may be used but by exec(). */
 void rpc_init(void);
 void rpc_quit(void);
 
@@ -62,7 +66,8 @@ int rpc_unary(struct rpc_peer *peer, const struct rpc_method *method,
 	const ProtobufCMessage *request, int timeout_ms, ProtobufCMessage **ret_reply,
 	struct error **err);
 
-/* A call with at least one stream. timeout_ms bounds the whole call; -1: none. */
+/* A call with at least one stream. timeout_ms bounds the whole call; -1: none. Does not fail today:
+ * a dead connection shows at the first use. */
 struct rpc_call *rpc_open(
 	struct rpc_peer *peer, const struct rpc_method *method, int timeout_ms, struct error **err);
 
@@ -70,12 +75,15 @@ struct rpc_call *rpc_open(
  */
 
 /* Hand over one message. Returns when the one before it was taken by the transport: streams
- * pipeline, a slow reader holds the writer. */
+ * pipeline, a slow reader holds the writer. Client: with a method of one request, this also ends
+ * the stream; -1 after the other side ended the call carries its status, unless a message of its
+ * waits to be received first. */
 int rpc_send(struct rpc_call *call, const ProtobufCMessage *message, struct error **err);
 /* The next message: 1 and *ret_message; 0 when the other side ended the stream properly (client:
  * the status is OK); -1 on a lost peer, an error status, or with ERR_TIMEOUT when nothing came
- * within wait_ms (-1: for ever), in which case the call goes on and rpc_recv may be called again.
- */
+ * within wait_ms (-1: for ever), in which case the call goes on and rpc_recv may be called again;
+ * ERR_TIMEOUT for the call's own deadline is told from it by rpc_call_cancelled(). A single reply
+ * is given out only when the call's status is OK. */
 int rpc_recv(
 	struct rpc_call *call, int wait_ms, ProtobufCMessage **ret_message, struct error **err);
 /* Client: no more requests. */
@@ -106,10 +114,11 @@ struct rpc_server *rpc_server_new(const struct rpc_service *services, size_t n_s
 	const struct rpc_limits *limits, struct error **err);
 /* Serve a connected fd (taken in every case). conn is the owner's, found by rpc_call_conn();
  * on_close(conn) is called once, on a thread of the server's, when the connection has ended and
- * none of its handlers runs any more. */
+ * none of its handlers runs any more; never if this fails. It must not free the server. */
 int rpc_server_add(struct rpc_server *server, int fd, void *conn, void (*on_close)(void *conn),
 	struct error **err);
-/* No new calls; running ones get grace_ms, then are cancelled; joins all handlers. */
+/* No new calls; running ones get grace_ms, then are cancelled; joins all handlers. Not to be called
+ * from a handler. */
 void rpc_server_free(struct rpc_server *server, int grace_ms);
 
 void *rpc_call_conn(struct rpc_call *call);

@@ -66,7 +66,7 @@ struct rpc_call {
 	const struct rpc_limits *limits; /* borrowed: the peer's or server's */
 	enum rpc_side side;
 	unsigned pending;
-	bool woken; /* by rpc_wake: the next rpc_recv returns */
+	bool woken;	/* by rpc_wake: the next rpc_recv returns */
 	bool cancelled; /* by rpc_cancel, or because the peer object is freed */
 
 	struct rpc_op send_op, recv_op, end_op, aux_op;

@@ -59,7 +59,7 @@ void close_fd(int *fd);
 /* Strings. */
 static inline bool str_eq(const char *a, const char *b)
 {
-	return a == b || (a && b && __builtin_strcmp(a, b) == 0);
+	return a && b ? __builtin_strcmp(a, b) == 0 : a == b;
 }
 bool str_starts(const char *s, const char *prefix);
 bool utf8_valid(const char *s, size_t n); /* also refuses NUL, surrogates, overlong forms */

@@ -191,6 +191,15 @@ static int greet(const struct cli *cli, int fd, struct rpc_peer **ret_peer,
 	return 0;
 }
 
+/* Is one to be started, where none listens? Whoever leaves in order takes the socket's name away,
+ * whoever dies leaves it. */
+static bool may_start(const struct cli *cli, enum connect_mode mode)
+{
+	_cleanup_free_ char *path = config_control_socket(cli->config);
+
+	return mode == CONNECT_START || (mode == CONNECT_AGAIN && access(path, F_OK) == 0);
+}
+
 int connect_daemon(const struct cli *cli, enum connect_mode mode, struct rpc_peer **ret_peer,
 	Control__V1__InfoReply **ret_info, struct error **err)
 {
@@ -201,7 +210,7 @@ int connect_daemon(const struct cli *cli, enum connect_mode mode, struct rpc_pee
 		int fd = dial(cli->config, &why);
 
 		if (fd < 0 && nobody_there(why)) {
-			if (mode == CONNECT_IF_RUNNING)
+			if (!may_start(cli, mode))
 				return 0;
 			error_free(steal_ptr(why));
 			fd = start_and_dial(cli, &why);

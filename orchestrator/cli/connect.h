@@ -13,6 +13,9 @@
 enum connect_mode {
 	CONNECT_START,	    /* a daemon is needed */
 	CONNECT_IF_RUNNING, /* without one there is nothing to ask */
+	/* The connection was lost. A daemon that died is started again, and takes up its jobs; one
+	 * that was told to leave stays away. */
+	CONNECT_AGAIN,
 };
 
 /* A connection to the daemon of this configuration, whose version is ours and which serves our

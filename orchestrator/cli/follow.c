@@ -202,7 +202,13 @@ static int reconnect(struct follow *f, struct error **err)
 	if (f->cli->verbose)
 		cli_note(f->cli, "the daemon went away, looking for it once more");
 	connect_close(steal_ptr(*f->peer));
-	return connect_daemon(f->cli, CONNECT_START, f->peer, NULL, err);
+	if (connect_daemon(f->cli, CONNECT_AGAIN, f->peer, NULL, err) < 0)
+		return -1;
+	if (*f->peer)
+		return 0;
+	return error_set(err, ERR_UNAVAILABLE,
+		"the daemon was stopped while job %s was %s; more: orchestrator status %s", f->id,
+		f->state ? job_state_name(f->state) : "under way", f->id);
 }
 
 /* Our own words begin on a line of their own. */

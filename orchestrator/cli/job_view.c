@@ -357,8 +357,11 @@ char *job_what_happened(const Control__V1__JobInfo *info)
 	if (outcome == OUTCOME_FAILED && info->has_signal && info->signal > 0)
 		return str_printf("was killed by signal %d (%s)", info->signal,
 			sigdescr_np(info->signal) ? sigdescr_np(info->signal) : "unknown");
+	/* A program's own exit code needs no words, unless it could also be ours. */
 	if (outcome == OUTCOME_FAILED)
-		return error ? str_printf("failed: %s", error) : NULL;
+		return error && info->exit_code >= EXIT_INFRA && info->exit_code <= EXIT_NOT_FOUND
+			       ? str_printf("failed: %s", error)
+			       : NULL;
 	const char *what =
 		outcome < OUTCOMES && said[outcome] ? said[outcome] : "ended in a way unknown here";
 	return error ? str_printf("%s: %s", what, error) : xstrdup(what);

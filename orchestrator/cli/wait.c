@@ -70,8 +70,11 @@ static int wait_job(const struct cli *cli, struct rpc_peer **peer, const char *i
 			return error_move(err, steal_ptr(why));
 		again = true; /* the daemon went away: look for it once more */
 		connect_close(steal_ptr(*peer));
-		if (connect_daemon(cli, CONNECT_START, peer, NULL, err) < 0)
+		if (connect_daemon(cli, CONNECT_AGAIN, peer, NULL, err) < 0)
 			return -1;
+		if (!*peer)
+			return error_set(err, ERR_UNAVAILABLE,
+				"the daemon was stopped before job %s ended", id);
 	}
 }
 

@@ -208,8 +208,10 @@ bool conn_wants_turn(const struct conn *conn)
 {
 	if (conn->pending)
 		return true;
+	/* The end itself needs no credit. */
 	return conn->state == CONN_OPEN && conn->readable && !conn->eof &&
-	       !(conn->guest_shut & VIRTIO_VSOCK_SHUTDOWN_RCV) && conn_credit(conn);
+	       !(conn->guest_shut & VIRTIO_VSOCK_SHUTDOWN_RCV) &&
+	       (conn_credit(conn) || (conn->rdhup && !conn->held));
 }
 
 static void queue_turn(struct conn *conn)

@@ -29,14 +29,15 @@
 #include "orchestrator/vsock-device/vring.h"
 
 #define CONNS_MAX	    1024
-#define CONN_BUFFER_MOST    (256u * 1024)  /* of one connection; as a Linux guest's */
-#define CONN_BUFFER_LEAST   (16u * 1024)   /* however many there are */
-#define CONN_BUFFER_BUDGET  (16u << 20)	   /* of all; exceeded only by CONN_BUFFER_LEAST each */
-#define CONN_TURN_BYTES	    (64u * 1024)   /* to the guest, before the next one's turn */
-#define CONN_HANDSHAKE_USEC (2u * 1000000) /* for the host's "CONNECT port\n" */
-#define CONN_CONNECT_USEC   (4u * 1000000) /* for the guest's RESPONSE; emulated guests are slow */
-#define CONN_DIAL_USEC	    (2u * 1000000) /* while PATH_port's backlog is full */
-#define CONN_CLOSE_USEC	    (8u * 1000000) /* for the guest to let go, as long as Linux waits */
+#define CONN_BUFFER_MOST    (256u * 1024)   /* of one connection; as a Linux guest's */
+#define CONN_BUFFER_LEAST   (16u * 1024)    /* however many there are */
+#define CONN_BUFFER_BUDGET  (16u << 20)	    /* of all; exceeded only by CONN_BUFFER_LEAST each */
+#define CONN_TURN_BYTES	    (64u * 1024)    /* to the guest, before the next one's turn */
+#define CONN_HANDSHAKE_USEC (2u * 1000000)  /* for the host's "CONNECT port\n" */
+#define CONN_CONNECT_USEC   (4u * 1000000)  /* for the guest's RESPONSE; emulated guests are slow */
+#define CONN_DIAL_USEC	    (2u * 1000000)  /* while PATH_port's backlog is full */
+#define CONN_STALL_USEC	    (60u * 1000000) /* host gone, and the guest takes none of what it left */
+#define CONN_CLOSE_USEC	    (8u * 1000000)  /* for the guest to let go, as long as Linux waits */
 
 struct conn;
 struct conns;

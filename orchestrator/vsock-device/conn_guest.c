@@ -206,15 +206,34 @@ static void fill_orphan(
 	conns->orphan_count--;
 }
 
+/* Without credit: has the host's stream ended? */
+static void look_for_end(struct conn *conn)
+{
+	char c;
+	ssize_t r = recv(conn->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+
+	if (r < 0 && errno != EAGAIN && errno != EINTR) {
+		conn_reset(conn);
+		return;
+	}
+	conn->held = r != 0;
+	conn->eof = r == 0;
+	conn_settle(conn);
+}
+
 /* Read from the host's socket straight into the guest's buffers, several at once. */
-static unsigned fill_data(
-	struct conn *conn, const struct vring_chain *buffers, unsigned n, uint32_t *ret_written)
+static unsigned fill_data(struct conn *conn, const struct vring_chain *buffers, unsigned n,
+	uint32_t *ret_written, uint64_t now)
 {
 	struct iovec iov[FILL_PIECES];
 	size_t room[FILL_BUFFERS], pieces = 0, want = 0;
 	size_t allowed = MIN(conn_credit(conn), CONN_TURN_BYTES);
 	unsigned offered = 0, used = 0;
 
+	if (!allowed) {
+		look_for_end(conn);
+		return 0;
+	}
 	while (offered < MIN(n, (unsigned)FILL_BUFFERS) && want < allowed && pieces < FILL_PIECES) {
 		const struct vring_chain *b = &buffers[offered];
 		size_t k = iov_slice(b->iov, b->n, PACKET_HEADER_BYTES, allowed - want,
@@ -240,6 +259,9 @@ static unsigned fill_data(
 	 * reported already is not reported again. */
 	if ((size_t)r < want && !conn->rdhup)
 		conn->readable = false;
+	conn->held = false;
+	if (conn->hup)
+		conn_set_deadline(conn, now + CONN_STALL_USEC);
 	for (size_t left = (size_t)r; left; used++) {
 		size_t part = MIN(room[used], left);
 		conn->sent += (uint32_t)part;
@@ -298,7 +320,7 @@ static unsigned fill_turn(struct conn *conn, const struct vring_chain *buffers, 
 		used++;
 	}
 	if (used < n && conn_wants_turn(conn))
-		used += fill_data(conn, buffers + used, n - used, ret_written + used);
+		used += fill_data(conn, buffers + used, n - used, ret_written + used, now);
 	return used;
 }
 

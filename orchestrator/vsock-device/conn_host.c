@@ -81,7 +81,7 @@ static void handshake(struct conn *conn, uint64_t now)
 		return; /* the rest of the line makes another event */
 	size_t size = end ? (size_t)(end - line) + 1 : 0;
 	/* What follows the line is the guest's: not one byte more is taken. */
-	if (!end || !conn->conns->live || parse_connect(line, size, &port) < 0 ||
+	if (!end || conn->hup || !conn->conns->live || parse_connect(line, size, &port) < 0 ||
 		recv(conn->fd, line, size, MSG_DONTWAIT) != (ssize_t)size) {
 		conn_end(conn);
 		return;
@@ -223,7 +223,7 @@ static void flush(struct conn *conn)
 		return_credit(conn);
 }
 
-static void event_open(struct conn *conn, uint32_t events)
+static void event_open(struct conn *conn, uint32_t events, uint64_t now)
 {
 	if (events & EPOLLOUT)
 		flush(conn);
@@ -231,6 +231,7 @@ static void event_open(struct conn *conn, uint32_t events)
 	 * there is nothing left in the buffer. */
 	if (events & EPOLLHUP) {
 		go_deaf(conn);
+		conn_set_deadline(conn, now + CONN_STALL_USEC);
 		if (conn->guest_shut & VIRTIO_VSOCK_SHUTDOWN_RCV)
 			conn->eof = true;
 	}
@@ -243,6 +244,9 @@ void conns_event(struct conn *conn, uint32_t events, uint64_t now)
 		conn->readable = true;
 	if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
 		conn->rdhup = true;
+
+	if (events & EPOLLHUP)
+		conn->hup = true;
 
 	switch (conn->state) {
 	case CONN_HANDSHAKE:
@@ -257,7 +261,7 @@ void conns_event(struct conn *conn, uint32_t events, uint64_t now)
 			conn_reset(conn);
 		break;
 	case CONN_OPEN:
-		event_open(conn, events);
+		event_open(conn, events, now);
 		break;
 	case CONN_DRAINING:
 		if (!(events & EPOLLHUP))

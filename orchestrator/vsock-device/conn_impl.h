@@ -51,9 +51,11 @@ struct conn {
 	unsigned pending;  /* enum conn_pending */
 
 	/* Host to guest. */
-	bool readable;		 /* fd may have something; cleared when it was found empty */
-	bool rdhup;		 /* no more will come after that */
-	bool eof;		 /* all was read */
+	bool readable; /* fd may have something; cleared when it was found empty */
+	bool rdhup;    /* no more will come after that */
+	bool held;     /* the guest has no credit, and there is more than the end to come */
+	bool hup;      /* the host has closed its socket altogether */
+	bool eof;      /* all was read */
 	uint8_t shut, shut_sent; /* VIRTIO_VSOCK_SHUTDOWN_*: the guest shall know, knows */
 	uint32_t sent;		 /* bytes, modulo 2^32, as all counts of the protocol */
 	uint32_t guest_buf_alloc, guest_fwd_cnt;

@@ -18,9 +18,10 @@
 
 #include "orchestrator/vsock-device/memory.h"
 
-#define VRING_SIZE_MAX	1024
-#define VRING_CHAIN_MAX 64 /* pieces of one chain; Linux uses 2, at most 19 with zero-copy sends   \
-			    */
+#define VRING_SIZE_MAX 1024
+#define VRING_CHAIN_MAX                                                                            \
+	64 /* pieces of one chain; Linux uses 2, at most 19 with zero-copy sends                   \
+	    */
 
 struct vring_desc {
 	uint64_t addr;

@@ -238,7 +238,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		now += 10 * 1000000;
 		events(conns, epoll_fd, now);
 		conns_expire(conns, now);
-		to_guest(conns, &in, now);
+		for (unsigned fills = 0; conns_want(conns); fills++) {
+			const uint8_t large = 0xff;
+			in = (struct input){&large, &large + 1};
+			to_guest(conns, &in, now);
+			if (fills > 4096)
+				abort();
+		}
 		conns_bury(conns);
 		int accepted;
 		while ((accepted = accept4(listener, NULL, NULL, 0)) >= 0)

@@ -23,7 +23,7 @@ struct fake_job {
 
 static const struct fake_job fake_jobs[] = {
 	{"good", JOB__V1__OUTCOME__SUCCEEDED, 0, 0, NULL},
-	{"three", JOB__V1__OUTCOME__FAILED, 3, 0, NULL},
+	{"three", JOB__V1__OUTCOME__FAILED, 3, 0, "the program ended with exit code 3"},
 	{"nofile", JOB__V1__OUTCOME__FAILED, 127, 0, "no such program: /bin/nope"},
 	{"killed", JOB__V1__OUTCOME__FAILED, 137, 9, NULL},
 	{"late", JOB__V1__OUTCOME__TIMEOUT, 124, 0, "ran longer than 5s"},

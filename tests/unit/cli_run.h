@@ -83,44 +83,6 @@ static struct ran run_begin(const char *const *args)
 	return ran;
 }
 
-/* The same with a terminal of its own for all three: what it shows comes as out, and what is
- * written to out_fd is typed. */
-static struct ran run_begin_terminal(const char *const *args)
-{
-	struct ran ran = {.out = xstrdup(""), .err = xstrdup(""), .err_fd = -1};
-	const char *argv[40] = {"orchestrator"};
-	char name[64];
-
-	for (int i = 0; args[i]; i++)
-		argv[i + 1] = args[i];
-	ran.out_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
-	if (ran.out_fd < 0 || grantpt(ran.out_fd) < 0 || unlockpt(ran.out_fd) < 0 ||
-		ptsname_r(ran.out_fd, name, sizeof(name)) != 0)
-		abort();
-	/* Held open until the child has it: a terminal that nobody has open reads as ended. */
-	_cleanup_close_ int held = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
-	int pipe_fds[2];
-	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
-		abort();
-	ran.pid = fork();
-	if (ran.pid == 0) {
-		setsid();
-		int fd = open(name, O_RDWR); /* becomes the controlling one */
-		for (int i = 0; i < 3; i++)
-			dup2(fd, i);
-		if (fd > 2)
-			close(fd);
-		execv("/proc/self/exe", (char *const *)(uintptr_t)argv);
-		_exit(99);
-	}
-	close(pipe_fds[1]);
-	char c;
-	if (read(pipe_fds[0], &c, 1) < 0) /* ends when the child has executed */
-		abort();
-	close(pipe_fds[0]);
-	return ran;
-}
-
 static void run_append(char **text, int *fd)
 {
 	char buf[65536];

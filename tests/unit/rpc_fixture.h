@@ -19,6 +19,8 @@
 
 #define PATIENCE_MS 20000
 #define CONNS_MAX   8
+/* A failed test leaves threads behind that may keep the program from ending. */
+#define GIVE_UP_S 240
 
 /* Numbers that threads change and the test waits for. */
 struct events {
@@ -384,4 +386,21 @@ static inline int send_input(struct rpc_call *call, const char *text, struct err
 	q.part_case = WORKER__V1__RUN_REQUEST__PART_INPUT;
 	q.input = &input;
 	return rpc_send(call, &q.base, err);
+}
+
+static inline int fixture_init(void **state)
+{
+	(void)state;
+	alarm(GIVE_UP_S);
+	rpc_init();
+	rpc_init(); /* nests */
+	return 0;
+}
+
+static inline int fixture_quit(void **state)
+{
+	(void)state;
+	rpc_quit();
+	rpc_quit();
+	return 0;
 }

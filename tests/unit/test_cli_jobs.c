@@ -11,6 +11,44 @@
 #include "tests/unit/cli_fake.h"
 #include "tests/unit/cli_run.h"
 
+/* run_begin() with a terminal of its own for all three: what it shows comes as out, and what is
+ * written to out_fd is typed. */
+static struct ran run_begin_terminal(const char *const *args)
+{
+	struct ran ran = {.out = xstrdup(""), .err = xstrdup(""), .err_fd = -1};
+	const char *argv[40] = {"orchestrator"};
+	char name[64];
+
+	for (int i = 0; args[i]; i++)
+		argv[i + 1] = args[i];
+	ran.out_fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
+	if (ran.out_fd < 0 || grantpt(ran.out_fd) < 0 || unlockpt(ran.out_fd) < 0 ||
+		ptsname_r(ran.out_fd, name, sizeof(name)) != 0)
+		abort();
+	/* Held open until the child has it: a terminal that nobody has open reads as ended. */
+	_cleanup_close_ int held = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	int pipe_fds[2];
+	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+		abort();
+	ran.pid = fork();
+	if (ran.pid == 0) {
+		setsid();
+		int fd = open(name, O_RDWR); /* becomes the controlling one */
+		for (int i = 0; i < 3; i++)
+			dup2(fd, i);
+		if (fd > 2)
+			close(fd);
+		execv("/proc/self/exe", (char *const *)(uintptr_t)argv);
+		_exit(99);
+	}
+	close(pipe_fds[1]);
+	char c;
+	if (read(pipe_fds[0], &c, 1) < 0) /* ends when the child has executed */
+		abort();
+	close(pipe_fds[0]);
+	return ran;
+}
+
 static char *submitted(void)
 {
 	return read_file("state/submitted", 1 << 20, NULL, NULL);
@@ -283,6 +321,19 @@ static void following_survives_the_daemon(void **state)
 	assert_string_equal(ran.out, "out\0331\nmore\n");
 }
 
+static void a_daemon_stopped_on_purpose_stays_away(void **state)
+{
+	(void)state;
+	_cleanup_ran_ struct ran ran = run_begin((const char *const[]){"logs", "-f", "hang", NULL});
+	run_read(&ran, "out");
+	_cleanup_ran_ struct ran stop = run_cli("stop");
+	assert_ran(stop, 0, "has stopped");
+	run_end(&ran);
+	assert_ran(ran, 125, "the daemon was stopped while job hang was under way");
+	_cleanup_ran_ struct ran again = run_cli("stop");
+	assert_ran(again, 0, "no daemon is running");
+}
+
 static void results_come_below_the_directory_or_not_at_all(void **state)
 {
 	(void)state;
@@ -345,6 +396,7 @@ int main(int argc, char **argv)
 		TEST(the_typed_ctrl_c_does_the_same),
 		TEST(a_reader_that_leaves_ends_only_the_following),
 		TEST(following_survives_the_daemon),
+		TEST(a_daemon_stopped_on_purpose_stays_away),
 		TEST(results_come_below_the_directory_or_not_at_all),
 		TEST(jobs_are_shown_and_waited_for),
 	};

@@ -502,22 +502,6 @@ static void a_thousand_connections_leave_nothing_behind(void **state)
 	assert_int_equal(f.ev.closed, 1000);
 }
 
-static int start(void **state)
-{
-	(void)state;
-	rpc_init();
-	rpc_init(); /* nests */
-	return 0;
-}
-
-static int stop(void **state)
-{
-	(void)state;
-	rpc_quit();
-	rpc_quit();
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -541,5 +525,5 @@ int main(void)
 		cmocka_unit_test(a_thousand_connections_leave_nothing_behind),
 	};
 
-	return cmocka_run_group_tests(tests, start, stop);
+	return cmocka_run_group_tests(tests, fixture_init, fixture_quit);
 }

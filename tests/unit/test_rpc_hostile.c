@@ -431,20 +431,6 @@ static void too_large_messages_are_refused_at_every_end(void **state)
 	fixture_stop(&f);
 }
 
-static int start(void **state)
-{
-	(void)state;
-	rpc_init();
-	return 0;
-}
-
-static int stop(void **state)
-{
-	(void)state;
-	rpc_quit();
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -461,5 +447,5 @@ int main(void)
 		cmocka_unit_test(too_large_messages_are_refused_at_every_end),
 	};
 
-	return cmocka_run_group_tests(tests, start, stop);
+	return cmocka_run_group_tests(tests, fixture_init, fixture_quit);
 }

@@ -387,20 +387,6 @@ static void what_is_no_connection_is_refused_and_closed(void **state)
 	assert_int_equal(f.ev.closed, 0);
 }
 
-static int start(void **state)
-{
-	(void)state;
-	rpc_init();
-	return 0;
-}
-
-static int stop(void **state)
-{
-	(void)state;
-	rpc_quit();
-	return 0;
-}
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -420,5 +406,5 @@ int main(int argc, char **argv)
 
 	if (argc == 3)
 		return play(argv[1], atoi(argv[2]));
-	return cmocka_run_group_tests(tests, start, stop);
+	return cmocka_run_group_tests(tests, fixture_init, fixture_quit);
 }
