@@ -122,6 +122,7 @@ WORKER := \
 	guest-worker/execution.c \
 	guest-worker/executor.c \
 	guest-worker/files.c \
+	guest-worker/fw_cfg.c \
 	guest-worker/init.c \
 	guest-worker/job_init.c \
 	guest-worker/job_root.c \
@@ -158,6 +159,9 @@ UNIT_TESTS := \
 	tests/unit/test_control_logs.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
+	tests/unit/test_file_tree_send.c \
+	tests/unit/test_image.c \
+	tests/unit/test_image_build.c \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
@@ -174,12 +178,20 @@ UNIT_TESTS := \
 	tests/unit/test_store_queue.c \
 	tests/unit/test_util.c \
 	tests/unit/test_vm_watch.c \
+	tests/unit/test_vsock_conn.c \
+	tests/unit/test_vsock_packet.c \
+	tests/unit/test_vsock_vring.c \
+	tests/unit/test_worker_executor.c \
+	tests/unit/test_worker_service.c \
 	tests/unit/test_yaml_table.c
 
 FUZZERS := \
 	tests/fuzz/fuzz_config.c \
 	tests/fuzz/fuzz_file_tree.c \
-	tests/fuzz/fuzz_jobspec.c
+	tests/fuzz/fuzz_jobspec.c \
+	tests/fuzz/fuzz_vhost_user.c \
+	tests/fuzz/fuzz_vring.c \
+	tests/fuzz/fuzz_vsock_packet.c
 
 # V=1 shows the commands.
 V ?=
@@ -305,6 +317,18 @@ unit:
 	@tests/run-unit $(O)/san/bin/unit
 .PHONY: unit-programs
 unit-programs: $(UNIT_BIN)
+
+# Programs that bring the vsock device, a QEMU and a guest together: a test and a benchmark.
+VSOCK_PROGRAMS := $(BIN)/tests/vsock_device $(BIN)/tests/vsock_bench
+vsock_common   := $(call obj,tests/integration/vsock_vm.c common/util.c common/error.c)
+$(BIN)/tests/vsock_device: $(call obj,tests/integration/vsock_device.c) $(vsock_common)
+$(BIN)/tests/vsock_bench: $(call obj,tests/bench/vsock_bench.c) $(vsock_common)
+$(VSOCK_PROGRAMS):
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^
+.PHONY: vsock-programs
+vsock-programs: $(LIBEXEC)/vsock-device $(VSOCK_PROGRAMS)
 
 # Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each. What they find and what
 # they learn stays in build/fuzz; V=1 shows libFuzzer's own words.

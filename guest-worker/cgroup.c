@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysinfo.h>
 #include <sys/vfs.h>
 
 #include "common/log.h"
@@ -14,9 +13,8 @@
 
 #define MOUNT_POINT "/sys/fs/cgroup"
 
-/* What the worker, the kernel's own threads and the page cache in use keep for themselves. */
-#define RESERVE_LEAST (12 * MIB)
-#define RESERVE_MOST  (64 * MIB)
+/* Of what is available when a job starts: for what worker and kernel need besides while it runs. */
+#define RESERVE (12 * MIB)
 
 struct cgroup_tree {
 	int fd;
@@ -90,15 +88,17 @@ void cgroup_tree_free(struct cgroup_tree *tree)
 	free(tree);
 }
 
+/* So that a job meets its own ceiling, and is told so, before the machine is out of memory and the
+ * kernel picks a process. */
 static uint64_t memory_for_jobs(void)
 {
-	struct sysinfo info;
+	_cleanup_free_ char *all = read_file("/proc/meminfo", 64 * KIB, NULL, NULL);
+	const char *line = all ? strstr(all, "MemAvailable:") : NULL;
 
-	if (sysinfo(&info) < 0)
+	if (!line)
 		return UINT64_MAX;
-	uint64_t total = (uint64_t)info.totalram * info.mem_unit;
-	uint64_t reserve = MIN(MAX(total / 8, RESERVE_LEAST), RESERVE_MOST);
-	return total > 2 * reserve ? total - reserve : total / 2;
+	uint64_t available = strtoull(line + strlen("MemAvailable:"), NULL, 10) * KIB;
+	return available > 2 * RESERVE ? available - RESERVE : available / 2;
 }
 
 static void set_limits(int fd, const struct cgroup_limits *limits)

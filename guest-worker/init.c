@@ -16,10 +16,10 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "common/worker_proof.h"
+#include "guest-worker/fw_cfg.h"
 
 #define HOST_NAME "sandbox"
 #define MODULES	  "/modules"
-#define FW_CFG	  "/sys/firmware/qemu_fw_cfg/by_name/"
 
 static const struct {
 	const char *type, *at, *options;
@@ -102,6 +102,7 @@ static void load_module(const char *name)
 
 	if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST))
 		log_warn("init", "module %s: %s", name, strerror(errno));
+	unlink(path); /* the initramfs is memory */
 }
 
 /* The kernel of a distribution has its drivers in modules; the image lists them in their order. */
@@ -151,13 +152,13 @@ void init_power_off(void)
 int init_read_secret(unsigned char *ret, struct error **err)
 {
 	_cleanup_error_ struct error *why = NULL;
-	size_t size;
-	_cleanup_free_ char *hex = read_file(FW_CFG PROOF_FW_CFG_NAME "/raw", 4 * KIB, &size, &why);
+	size_t size = 0;
+	_cleanup_free_ char *hex = fw_cfg_read(PROOF_FW_CFG_NAME, 4 * KIB, &size, &why);
 
-	if (!hex && why->code == ERR_NOT_FOUND)
-		return 0;
-	if (!hex)
+	if (why)
 		return error_move(err, steal_ptr(why));
+	if (!hex)
+		return 0;
 	hex[strcspn(hex, "\n")] = 0;
 	int r = hex_decode(hex, ret, PROOF_SECRET_BYTES);
 	explicit_bzero(hex, size);

@@ -217,6 +217,8 @@ static int serve(const struct options *options, const struct job_root *root, uin
 	int has_secret = read_secret(options, secret, err);
 	if (has_secret < 0)
 		return -1;
+	if (!has_secret && !options->unix_path)
+		log_warn("main", "no secret: whoever connects from the host is believed");
 	_cleanup_close_ int signals = open_signals(err);
 	if (signals < 0 || start_reaper(err) < 0)
 		return -1;

@@ -125,10 +125,11 @@ static int mount_upper(bool *ret_on_disk, struct error **err)
 	_cleanup_free_ char *device = str_printf("/dev/%s", disk);
 	mkdir(UPPER, 0755);
 	/* Nothing on it is worth anything after a crash of this VM. */
-	if (mount(device, UPPER, "ext4", MS_NOSUID | MS_NODEV | MS_NOATIME,
-		    "nobarrier,data=writeback") < 0 &&
-		mount(device, UPPER, "ext4", MS_NOSUID | MS_NODEV | MS_NOATIME, NULL) < 0)
+	if (mount(device, UPPER, "ext4", MS_NOSUID | MS_NODEV | MS_NOATIME, "nobarrier") < 0)
 		return error_errno(err, errno, "mounting the scratch disk %s", device);
+	/* What another job left there is not for this one. */
+	if (access(UPPER "/data", F_OK) == 0)
+		return error_set(err, ERR_STATE, "the scratch disk %s was used before", device);
 	return 0;
 }
 

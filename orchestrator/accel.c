@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -59,12 +60,16 @@ static void set_answer(struct accel *accel, enum answer answer, const char *reas
 	accel->reason = xstrdup(reason);
 }
 
-static char *describe_host(unsigned long qemu_version)
+static char *describe_host(const char *emulator)
 {
 	struct utsname u;
+	struct stat st = {0};
 
 	uname(&u);
-	return str_printf("%s %s qemu %lu", u.release, u.version, qemu_version);
+	if (emulator && stat(emulator, &st) < 0)
+		st = (struct stat){0};
+	return str_printf("%s %s %s %lld %lld", u.release, u.version, emulator ? emulator : "",
+		(long long)st.st_size, (long long)st.st_mtime);
 }
 
 static void recall(struct accel *accel)
@@ -100,8 +105,8 @@ static const char *why_no_kvm(void)
 	return NULL;
 }
 
-int accel_begin(struct accel *accel, unsigned long qemu_version, bool remote,
-	enum accel_use *ret_use, struct error **err)
+int accel_begin(struct accel *accel, const char *emulator, bool remote, enum accel_use *ret_use,
+	struct error **err)
 {
 	const char *why = remote ? NULL : why_no_kvm();
 
@@ -118,7 +123,7 @@ int accel_begin(struct accel *accel, unsigned long qemu_version, bool remote,
 		return 0;
 	pthread_mutex_lock(&accel->lock);
 	if (!accel->host) {
-		accel->host = describe_host(qemu_version);
+		accel->host = describe_host(emulator);
 		recall(accel);
 	}
 	while (accel->answer == ON_TRIAL)

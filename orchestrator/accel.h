@@ -25,8 +25,8 @@ void accel_free(struct accel *accel);
  * part of what the answer is remembered for. remote: QEMU is started by a daemon with rights of its
  * own, so that ours on /dev/kvm say nothing. ERR_UNSUPPORTED: kvm was asked for and is not there.
  */
-int accel_begin(struct accel *accel, unsigned long qemu_version, bool remote,
-	enum accel_use *ret_use, struct error **err);
+int accel_begin(struct accel *accel, const char *emulator, bool remote, enum accel_use *ret_use,
+	struct error **err);
 /* How it went. Every ACCEL_USE_TRIAL must be answered: worked, failed (why: one line), or, with why
  * NULL, neither, as when it was cancelled. TCG successes confirm an earlier failed trial. */
 void accel_report(struct accel *accel, enum accel_use use, bool worked, const char *why);

@@ -38,6 +38,8 @@ struct attempt {
 	/* The thread's own. */
 	struct job_result result;
 	struct image *image;
+	char *console; /* owned */
+	struct vm_order vm_order;
 	struct vm *vm;
 	struct results *results;
 };
@@ -218,25 +220,25 @@ static int boot(struct attempt *a)
 {
 	const Job__V1__Spec *spec = a->order->spec;
 	_cleanup_error_ struct error *err = NULL;
-	_cleanup_free_ char *console = str_printf("%s/console.log", a->order->job_dir);
 	enum job_outcome outcome = OUTCOME_INFRA;
-	struct vm_order order = {
+
+	a->console = str_printf("%s/console.log", a->order->job_dir);
+	a->vm_order = (struct vm_order){
 		.job_id = a->order->job_id,
 		.attempt = a->order->number,
 		.cpus = cpus_of(spec),
 		.memory_bytes = memory_of(spec),
 		.disk_bytes = disk_of(spec),
-		.console_file = console,
+		.console_file = a->console,
 		.cancel_fd = a->cancel_fd,
 		.on_progress = on_vm_progress,
 		.arg = a,
 	};
-
 	a->image = image_find(a->host->config, spec->image, &err);
 	a->results = a->image ? results_open(a->order->job_dir, spec, &err) : NULL;
 	if (a->results) {
-		order.image = a->image;
-		a->vm = vm_boot(a->host, &order, &outcome, &err);
+		a->vm_order.image = a->image;
+		a->vm = vm_boot(a->host, &a->vm_order, &outcome, &err);
 	}
 	if (!a->vm) {
 		if (outcome == OUTCOME_CANCELLED || is_cancelled(a))
@@ -476,5 +478,6 @@ void attempt_free(struct attempt *attempt)
 	image_free(attempt->image);
 	pthread_mutex_destroy(&attempt->lock);
 	free(attempt->cancelled);
+	free(attempt->console);
 	free(attempt);
 }

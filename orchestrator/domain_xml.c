@@ -176,7 +176,16 @@ static void write_disk(writer w, const char *path, const char *target, const cha
 	/* The scratch disk dies with its VM: nothing has to reach the platter. */
 	attr(w, "cache", readonly ? "writeback" : "unsafe");
 	close_tag(w);
-	empty1(w, "source", "file", path);
+	open_tag(w, "source");
+	attr(w, "file", path);
+	if (readonly) {
+		/* The image is shared and ours: libvirt must not give it to this domain's user. */
+		open_tag(w, "seclabel");
+		attr(w, "model", "dac");
+		attr(w, "relabel", "no");
+		close_tag(w);
+	}
+	close_tag(w);
 	open_tag(w, "target");
 	attr(w, "dev", target);
 	attr(w, "bus", "virtio");
@@ -270,8 +279,7 @@ static void write_seclabel(writer w, const struct domain_spec *spec)
 	open_tag(w, "seclabel");
 	attr(w, "type", "static");
 	attr(w, "model", "dac");
-	/* The images are shared and ours: libvirt must not change their owner. */
-	attr(w, "relabel", "no");
+	attr(w, "relabel", "yes");
 	element(w, "label", label);
 	close_tag(w);
 }

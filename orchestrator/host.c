@@ -59,6 +59,7 @@ void host_free(struct host *host)
 	cid_pool_free(host->cids);
 	pthread_mutex_destroy(&host->lock);
 	free(host->owner);
+	free(host->emulator);
 	free(host);
 }
 
@@ -69,9 +70,16 @@ struct virt *host_virt(struct host *host, struct error **err)
 	pthread_mutex_lock(&host->lock);
 	if (!host->virt)
 		host->virt = virt_open(host->config->libvirt_uri, root, err);
+	if (host->virt && !host->emulator)
+		host->emulator = virt_emulator(host->virt);
 	struct virt *virt = host->virt;
 	pthread_mutex_unlock(&host->lock);
 	return virt;
+}
+
+const char *host_emulator(const struct host *host)
+{
+	return host->emulator;
 }
 
 /* QEMU is started by another daemon, with other rights than ours. */

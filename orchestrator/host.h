@@ -23,12 +23,15 @@ struct host {
 
 	pthread_mutex_t lock; /* below: */
 	struct virt *virt;    /* NULL until the first VM */
+	char *emulator;	      /* owned */
 	bool vsock_known;
 	enum vsock_kind vsock;
 };
 
 /* The connection, made at the first call. */
 struct virt *host_virt(struct host *host, struct error **err);
+/* QEMU's path, as libvirt says; NULL if it does not. After host_virt(). */
+const char *host_emulator(const struct host *host);
 int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err);
 /* RUNTIME_DIR/vm, or RUNTIME_DIR/vm/ID. */
 char *host_vm_dir(const struct host *host, const char *vm_id);

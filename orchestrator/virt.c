@@ -5,8 +5,10 @@
 #include <libvirt/virterror.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/log.h"
@@ -125,7 +127,8 @@ static int write_embed_config(const char *root, struct error **err)
 	 * (domain_xml.h). */
 	static const char as_root[] = "user = \"root\"\n"
 				      "group = \"root\"\n"
-				      "dynamic_ownership = 0\n";
+				      "dynamic_ownership = 1\n"
+				      "remember_owner = 0\n";
 	_cleanup_free_ char *dir = str_printf("%s/etc", root);
 	_cleanup_free_ char *path = str_printf("%s/qemu.conf", dir);
 	_cleanup_free_ char *all = str_printf("%s%s", text, geteuid() == 0 ? as_root : "");
@@ -148,18 +151,63 @@ static char *embed_uri(const char *root, struct error **err)
 }
 
 /* The driver in this process starts QEMU detached. As a subreaper we become its parent, so that the
- * end of a VM is ours to collect, at once, wherever PID 1 is slow to. But libvirt also starts QEMU
- * to ask what it can do, and waits for those pids to vanish: nobody here would collect them. So
- * they are asked before. The answers are cached on disk; asking costs seconds once. */
-static int adopt_qemu(virConnectPtr conn, struct error **err)
-{
-	_cleanup_free_ char *can =
-		virConnectGetDomainCapabilities(conn, NULL, "x86_64", "q35", NULL, 0);
+ * end of a VM is ours to collect, at once, wherever PID 1 is slow to or does not; vm_watch does
+ * that. But libvirt also starts QEMU to ask what it can do, and one that fails to start is nobody's
+ * VM yet: it waits, for up to 40 seconds, until such a pid is gone. This thread collects what
+ * nobody else does. */
+#define COLLECT_AFTER_MS 30
 
-	if (!can)
-		return fail(err, "asking QEMU what it can do");
+/* Direct children of ours are libvirt's to wait for. A detached one leads a session of its own. */
+static bool is_detached(pid_t pid)
+{
+	_cleanup_free_ char *path = str_printf("/proc/%d/stat", pid);
+	_cleanup_free_ char *text = read_file(path, 4 * KIB, NULL, NULL);
+	const char *after_name = text ? strrchr(text, ')') : NULL;
+	int session;
+
+	return after_name && sscanf(after_name, ") %*c %*d %*d %d", &session) == 1 &&
+	       session != getsid(0);
+}
+
+static void *collect(void *arg)
+{
+	pid_t last = 0;
+
+	(void)arg;
+	for (;;) {
+		siginfo_t info = {0};
+		/* Without a zombie there is nothing to do here: this sleeps in the kernel. */
+		if (waitid(P_ALL, 0, &info, WEXITED | WNOWAIT) < 0) {
+			sleep_ms(1000); /* no children at all */
+			continue;
+		}
+		/* Who waits for a pid takes it at once; what is still there later is left over. */
+		if (info.si_pid == last && is_detached(last))
+			waitpid(last, NULL, WNOHANG);
+		last = info.si_pid;
+		sleep_ms(COLLECT_AFTER_MS);
+	}
+	return NULL;
+}
+
+static int adopt_qemu(struct error **err)
+{
+	static bool adopting; /* once per process; under no lock: connecting is under the host's */
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	if (adopting)
+		return 0;
 	if (prctl(PR_SET_CHILD_SUBREAPER, 1) < 0)
 		return error_errno(err, errno, "becoming a subreaper");
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attr, 64 * KIB);
+	int e = pthread_create(&thread, &attr, collect, NULL);
+	pthread_attr_destroy(&attr);
+	if (e)
+		return error_errno(err, e, "starting a thread");
+	adopting = true;
 	return 0;
 }
 
@@ -171,19 +219,23 @@ struct virt *virt_open(const char *uri, const char *embed_root, struct error **e
 
 	if (!real)
 		return NULL;
+	/* What libvirt tells itself goes to a file beside its state: with the driver in our process
+	 * it would be our stderr. What concerns us comes by its errors. */
+	if (embedded) {
+		_cleanup_free_ char *log = str_printf("3:file:%s/libvirt.log", embed_root);
+		setenv("LIBVIRT_LOG_OUTPUTS", log, 0);
+	}
 	pthread_once(&once, initialize_once);
 	if (!initialized) {
 		error_set(err, ERR_INTERNAL, "libvirt's event loop does not start");
 		return NULL;
 	}
+	if (str_starts(real, "qemu:///embed") && adopt_qemu(err) < 0)
+		return NULL;
 	virConnectPtr conn = virConnectOpen(real);
 	if (!conn) {
 		fail(err, "connecting");
 		error_wrap(err, "%s", uri);
-		return NULL;
-	}
-	if (str_starts(real, "qemu:///embed") && adopt_qemu(conn, err) < 0) {
-		virConnectClose(conn);
 		return NULL;
 	}
 	struct virt *virt = xcalloc(1, sizeof(*virt));
@@ -214,11 +266,16 @@ bool virt_is_embedded(const struct virt *virt)
 	return virt->embedded;
 }
 
-unsigned long virt_qemu_version(struct virt *virt)
+/* Not by virConnectGetVersion(): that has libvirt ask every emulator there is, which takes seconds.
+ */
+char *virt_emulator(struct virt *virt)
 {
-	unsigned long version = 0;
+	_cleanup_free_ char *can =
+		virConnectGetDomainCapabilities(virt->conn, NULL, "x86_64", "q35", NULL, 0);
+	const char *start = can ? strstr(can, "<path>") : NULL;
+	const char *end = start ? strstr(start, "</path>") : NULL;
 
-	return virConnectGetVersion(virt->conn, &version) < 0 ? 0 : version;
+	return end ? xstrndup(start + 6, (size_t)(end - start - 6)) : NULL;
 }
 
 /* Domains. ---------------------------------------------------------------------------------------

@@ -22,9 +22,8 @@ void virt_close(struct virt *virt);
 const char *virt_uri(const struct virt *virt);
 /* The driver runs in this process, so QEMU is our descendant. */
 bool virt_is_embedded(const struct virt *virt);
-/* The hypervisor's version as libvirt sees it: major * 1000000 + minor * 1000 + micro; 0: unknown.
- */
-unsigned long virt_qemu_version(struct virt *virt);
+/* The emulator that libvirt uses, a path; NULL if it cannot say. To be freed. */
+char *virt_emulator(struct virt *virt);
 
 /* Start a transient domain. What the error's code means: ERR_STATE the vsock CID is taken (pick
  * another); ERR_LIMIT no memory; ERR_NOT_FOUND the emulator is missing; else ERR_UNAVAILABLE. */

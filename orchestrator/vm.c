@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -161,9 +162,56 @@ static int make_console(struct vm *vm, struct error **err)
 	return vm->watch ? 0 : -1;
 }
 
+/* Where libvirt runs QEMU as a user of its own, it gives that user every file of the domain. The
+ * image must stay ours: a guest that took over its QEMU could change it under all others. So QEMU
+ * gets copies of what it reads once; the root disk is opened read-only and is readable by everyone.
+ */
+static int give_copy(const struct vm *vm, const char *from, const char *name, struct error **err)
+{
+	_cleanup_free_ char *to = path_in(vm, name);
+	_cleanup_close_ int in = open(from, O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
+	ssize_t n = in < 0 || out < 0 ? -1 : 1;
+
+	while (n > 0)
+		n = copy_file_range(in, NULL, out, NULL, 1 * GIB, 0);
+	if (n < 0 && errno == EXDEV)
+		while ((n = sendfile(out, in, NULL, 1 * GIB)) > 0)
+			;
+	if (n < 0)
+		return error_errno(err, errno, "copying %s to %s", from, to);
+	return give_to_qemu(vm, to, err);
+}
+
+static bool has_copies(const struct vm *vm)
+{
+	return vm->uid != (uid_t)-1 && vm->uid != 0;
+}
+
+static int make_copies(const struct vm *vm, struct error **err)
+{
+	if (!has_copies(vm))
+		return 0;
+	if (give_copy(vm, vm->order->image->kernel, "kernel", err) < 0)
+		return -1;
+	return give_copy(vm, vm->order->image->initramfs, "initramfs", err);
+}
+
+/* QEMU has read them when it runs. */
+static void remove_copies(const struct vm *vm)
+{
+	_cleanup_free_ char *kernel = path_in(vm, "kernel");
+	_cleanup_free_ char *initramfs = path_in(vm, "initramfs");
+
+	unlink(kernel);
+	unlink(initramfs);
+}
+
 static char *make_xml(const struct vm *vm, struct error **err)
 {
 	const struct image *image = vm->order->image;
+	_cleanup_free_ char *kernel = has_copies(vm) ? path_in(vm, "kernel") : NULL;
+	_cleanup_free_ char *initramfs = has_copies(vm) ? path_in(vm, "initramfs") : NULL;
 	_cleanup_free_ char *console = path_in(vm, "console.sock");
 	_cleanup_free_ char *secret = path_in(vm, "secret");
 	_cleanup_free_ char *scratch = vm->order->disk_bytes ? path_in(vm, "scratch") : NULL;
@@ -179,8 +227,8 @@ static char *make_xml(const struct vm *vm, struct error **err)
 		.firmware = access(FIRMWARE, R_OK) == 0 ? FIRMWARE : NULL,
 		.cpus = vm->order->cpus,
 		.memory_bytes = vm->order->memory_bytes,
-		.kernel = image->kernel,
-		.initramfs = image->initramfs,
+		.kernel = kernel ? kernel : image->kernel,
+		.initramfs = initramfs ? initramfs : image->initramfs,
 		.cmdline = image->cmdline,
 		.root = image->root,
 		.scratch = scratch,
@@ -225,8 +273,9 @@ static int start_domain(struct vm *vm, struct error **err)
 static int start(struct vm *vm, struct error **err)
 {
 	if (make_dir(vm, err) < 0 || make_secret(vm, err) < 0 || make_scratch(vm, err) < 0 ||
-		make_console(vm, err) < 0 || start_domain(vm, err) < 0)
+		make_copies(vm, err) < 0 || make_console(vm, err) < 0 || start_domain(vm, err) < 0)
 		return -1;
+	remove_copies(vm);
 	vm->facts.state = "booting";
 	vm->facts.vsock_device = vsock_kind_name(vm->vsock_kind);
 	progress(vm, STAGE_DOMAIN_CREATED);
@@ -376,7 +425,7 @@ struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_out
 	for (;;) {
 		_cleanup_error_ struct error *failed = NULL;
 
-		if (accel_begin(host->accel, virt_qemu_version(virt),
+		if (accel_begin(host->accel, host_emulator(host),
 			    str_eq(virt_uri(virt), "qemu:///system"), &use, err) < 0)
 			return NULL;
 		struct vm *vm = boot_once(host, order, use, ret_outcome, &failed);

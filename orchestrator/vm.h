@@ -7,8 +7,9 @@
 #include "orchestrator/host.h"
 #include "orchestrator/image.h"
 
+/* Borrowed, with all it points to, until vm_destroy(). */
 struct vm_order {
-	const struct image *image; /* borrowed until vm_destroy() */
+	const struct image *image;
 	const char *job_id;
 	unsigned attempt;
 	uint32_t cpus;

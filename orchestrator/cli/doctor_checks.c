@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <linux/kvm.h>
+#include <poll.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -15,6 +17,8 @@
 #include "orchestrator/image.h"
 #include "orchestrator/virt.h"
 #include "orchestrator/vsock.h"
+
+#define LIBVIRT_MS 60000
 
 void finding_set(struct finding *finding, enum finding_level level, char *text, const char *advice)
 {
@@ -58,32 +62,99 @@ static void check_qemu(const struct config *config, struct finding *ret)
 
 /* Really connects: the library may be there without its QEMU driver. The embedded driver does so
  * below a directory of its own, since a running daemon holds the real one. */
-static void check_libvirt(const struct config *config, struct finding *ret)
+static void connect_libvirt(const struct config *config, const char *root, struct finding *ret)
 {
 	_cleanup_error_ struct error *err = NULL;
-	char root[] = "/tmp/orchestrator-doctor.XXXXXX";
+	struct virt *virt = virt_open(config->libvirt_uri, root, &err);
 
-	if (!mkdtemp(root)) {
+	_cleanup_free_ char *emulator = virt ? virt_emulator(virt) : NULL;
+
+	if (emulator)
+		finding_set(
+			ret, FINDING_OK, str_printf("%s, with %s", virt_uri(virt), emulator), NULL);
+	else if (virt)
+		finding_set(ret, FINDING_FAIL,
+			str_printf("%s knows no QEMU for x86_64", virt_uri(virt)),
+			"apt-get install qemu-system-x86");
+	else
+		finding_set(ret, FINDING_FAIL, xstrdup(err->text),
+			"apt-get install libvirt-daemon-driver-qemu, or set libvirt_uri to a "
+			"libvirt that runs");
+	virt_close(virt);
+}
+
+/* In a process of its own, so that it may hang, crash, and say what it likes on stderr. The answer
+ * comes by the pipe: level, text, advice. */
+static void __attribute__((noreturn))
+connect_libvirt_apart(const struct config *config, const char *root, int answer_fd)
+{
+	struct finding finding = {0};
+	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+	dup2(null, STDERR_FILENO);
+	connect_libvirt(config, root, &finding);
+	dprintf(answer_fd, "%d\n%s\n%s", (int)finding.level, finding.text,
+		finding.advice ? finding.advice : "");
+	_exit(0);
+}
+
+static void read_answer(int fd, struct finding *ret)
+{
+	uint64_t deadline = now_mono_usec() + LIBVIRT_MS * UINT64_C(1000);
+	char answer[4096];
+	size_t n = 0;
+	ssize_t got = 1;
+
+	while (got != 0 && n < sizeof(answer) - 1) {
+		uint64_t now = now_mono_usec();
+		struct pollfd pfd = {.fd = fd, .events = POLLIN};
+
+		if (now >= deadline) {
+			finding_set(ret, FINDING_FAIL,
+				str_printf("libvirt did not answer within %d s", LIBVIRT_MS / 1000),
+				NULL);
+			return;
+		}
+		if (poll(&pfd, 1, (int)((deadline - now + 999) / 1000)) <= 0)
+			continue;
+		got = read(fd, answer + n, sizeof(answer) - 1 - n);
+		n += got > 0 ? (size_t)got : 0;
+	}
+	answer[n] = 0;
+	char *text = strchr(answer, '\n'), *advice = text ? strchr(text + 1, '\n') : NULL;
+	if (!advice || answer[0] < '0' + FINDING_OK || answer[0] > '0' + FINDING_FAIL) {
+		finding_set(ret, FINDING_FAIL, xstrdup("libvirt's client library crashed"), NULL);
+		return;
+	}
+	*advice++ = 0;
+	finding_set(ret, (enum finding_level)(answer[0] - '0'), xstrdup(text + 1),
+		*advice ? advice : NULL);
+}
+
+static void check_libvirt(const struct config *config, struct finding *ret)
+{
+	char root[] = "/tmp/orchestrator-doctor.XXXXXX";
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC) < 0 || !mkdtemp(root)) {
 		finding_set(ret, FINDING_WARN,
 			str_printf("not tried: %s: %s", root, strerrordesc_np(errno)), NULL);
 		return;
 	}
-	/* What libvirt has to say on its own account is for the daemon's log. */
-	setenv("LIBVIRT_LOG_OUTPUTS", "4:stderr", 0);
-	struct virt *virt = virt_open(config->libvirt_uri, root, &err);
-	if (virt) {
-		unsigned long v = virt_qemu_version(virt);
-		finding_set(ret, FINDING_OK,
-			str_printf("%s, QEMU %lu.%lu.%lu", virt_uri(virt), v / 1000000,
-				v / 1000 % 1000, v % 1000),
-			NULL);
-	} else {
-		finding_set(ret, FINDING_FAIL, xstrdup(err->text),
-			"apt-get install libvirt-daemon-driver-qemu, or set libvirt_uri to a "
-			"libvirt that "
-			"runs");
+	fflush(NULL);
+	pid_t pid = fork();
+	if (pid == 0) {
+		close(fds[0]);
+		connect_libvirt_apart(config, root, fds[1]);
 	}
-	virt_close(virt);
+	close(fds[1]);
+	read_answer(fds[0], ret);
+	close(fds[0]);
+	if (pid > 0) {
+		kill(pid, SIGKILL); /* if it hangs */
+		while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+			;
+	}
 	remove_tree(root, NULL);
 }
 

@@ -76,7 +76,7 @@ static pid_t spawn(char *const argv[], int keep1, int keep2, const char *output)
 void vsock_vm_start(struct vsock_vm *vm, const char *program, const char *guest_dir)
 {
 	char socket_fd[16], uds_fd[16], chardev[128], kernel[512], initrd[512], socket[108],
-		uds[108];
+		uds[108], qmp[128];
 
 	snprintf(vm->dir, sizeof(vm->dir), "/tmp/vsock-vm.XXXXXX");
 	if (!mkdtemp(vm->dir))
@@ -98,6 +98,7 @@ void vsock_vm_start(struct vsock_vm *vm, const char *program, const char *guest_
 	close(s);
 	close(u);
 
+	snprintf(qmp, sizeof(qmp), "unix:%s/qmp,server=on,wait=off", vm->dir);
 	snprintf(chardev, sizeof(chardev), "socket,id=vs,path=%s", socket);
 	snprintf(kernel, sizeof(kernel), "%s/kernel", guest_dir);
 	snprintf(initrd, sizeof(initrd), "%s/initramfs", guest_dir);
@@ -105,8 +106,8 @@ void vsock_vm_start(struct vsock_vm *vm, const char *program, const char *guest_
 		"-cpu", "max,-erms,-fsrm", "-object",
 		"memory-backend-memfd,id=mem,size=256M,share=on", "-numa", "node,memdev=mem", "-m",
 		"256M", "-chardev", chardev, "-device", "vhost-user-vsock-pci,chardev=vs",
-		"-nodefaults", "-display", "none", "-serial", "stdio", "-kernel", kernel, "-initrd",
-		initrd, "-append",
+		"-nodefaults", "-display", "none", "-qmp", qmp, "-serial", "stdio", "-kernel",
+		kernel, "-initrd", initrd, "-append",
 		"console=ttyS0 quiet reboot=t panic=1 tsc=unstable mitigations=off", NULL};
 	vm->qemu = spawn((char *const *)(uintptr_t)qemu, -1, -1, vsock_vm_path(vm, "console.log"));
 }
@@ -178,6 +179,11 @@ int vsock_accept(int listen_fd, int timeout_ms)
 	struct pollfd p = {listen_fd, POLLIN, 0};
 
 	return poll(&p, 1, timeout_ms) > 0 ? accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC) : -1;
+}
+
+int vsock_vm_unix(const char *path)
+{
+	return unix_socket(path, false);
 }
 
 int vsock_vm_ask(const struct vsock_vm *vm, unsigned port)

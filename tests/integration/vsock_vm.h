@@ -24,6 +24,8 @@ void vsock_vm_stop(struct vsock_vm *vm);
 int vsock_vm_dial(const struct vsock_vm *vm, unsigned port);
 /* Only the Unix connection and the line. */
 int vsock_vm_ask(const struct vsock_vm *vm, unsigned port);
+/* Connect to a Unix socket; or -1. */
+int vsock_vm_unix(const char *path);
 /* Listen on a port of the host's, for the guest. */
 int vsock_vm_listen(const struct vsock_vm *vm, unsigned port);
 /* Accept within timeout_ms, or -1. */

@@ -14,12 +14,12 @@
 static char dir[] = "/tmp/test_accel.XXXXXX";
 static char file[64];
 
-static enum accel_use begin(struct accel *accel, unsigned long qemu)
+static enum accel_use begin(struct accel *accel, const char *emulator)
 {
 	enum accel_use use;
 
 	/* remote: what this machine's /dev/kvm is like does not matter. */
-	assert_int_equal(accel_begin(accel, qemu, true, &use, NULL), 0);
+	assert_int_equal(accel_begin(accel, emulator, true, &use, NULL), 0);
 	return use;
 }
 
@@ -36,8 +36,8 @@ static void what_was_asked_for_is_not_tried(void **state)
 	struct accel *kvm = accel_new(ACCEL_KVM, file);
 
 	(void)state;
-	assert_int_equal(begin(tcg, 1), ACCEL_USE_TCG);
-	assert_int_equal(begin(kvm, 1), ACCEL_USE_KVM);
+	assert_int_equal(begin(tcg, "/bin/sh"), ACCEL_USE_TCG);
+	assert_int_equal(begin(kvm, "/bin/sh"), ACCEL_USE_KVM);
 	assert_string_equal(accel_name(tcg), "tcg");
 	assert_string_equal(accel_name(kvm), "kvm");
 	accel_free(tcg);
@@ -49,15 +49,15 @@ static void a_kvm_that_works_is_tried_once_and_remembered(void **state)
 	struct accel *accel = accel_new(ACCEL_AUTO, file);
 
 	(void)state;
-	assert_int_equal(begin(accel, 1), ACCEL_USE_TRIAL);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_TRIAL);
 	accel_report(accel, ACCEL_USE_TRIAL, true, NULL);
-	assert_int_equal(begin(accel, 1), ACCEL_USE_KVM);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_KVM);
 	accel_free(accel);
 	accel = accel_new(ACCEL_AUTO, file);
-	assert_int_equal(begin(accel, 1), ACCEL_USE_KVM);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_KVM);
 	accel_free(accel);
 	accel = accel_new(ACCEL_AUTO, file); /* another QEMU: ask again */
-	assert_int_equal(begin(accel, 2), ACCEL_USE_TRIAL);
+	assert_int_equal(begin(accel, "/bin/cat"), ACCEL_USE_TRIAL);
 	accel_free(accel);
 }
 
@@ -66,13 +66,13 @@ static void a_kvm_that_hangs_costs_one_trial(void **state)
 	struct accel *accel = accel_new(ACCEL_AUTO, file);
 
 	(void)state;
-	assert_int_equal(begin(accel, 1), ACCEL_USE_TRIAL);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_TRIAL);
 	accel_report(accel, ACCEL_USE_TRIAL, false, "not ready after 10 s");
-	assert_int_equal(begin(accel, 1), ACCEL_USE_TCG);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_TCG);
 	accel_report(accel, ACCEL_USE_TCG, true, NULL);
 	accel_free(accel);
 	accel = accel_new(ACCEL_AUTO, file);
-	assert_int_equal(begin(accel, 1), ACCEL_USE_TCG);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_TCG);
 	accel_free(accel);
 }
 
@@ -81,19 +81,19 @@ static void an_image_that_boots_nowhere_says_nothing_about_kvm(void **state)
 	struct accel *accel = accel_new(ACCEL_AUTO, file);
 
 	(void)state;
-	assert_int_equal(begin(accel, 1), ACCEL_USE_TRIAL);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_TRIAL);
 	accel_report(accel, ACCEL_USE_TRIAL, false, "no worker");
-	assert_int_equal(begin(accel, 1), ACCEL_USE_TCG);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_TCG);
 	accel_report(accel, ACCEL_USE_TCG, false, "no worker");
-	assert_int_equal(begin(accel, 1), ACCEL_USE_TRIAL);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_TRIAL);
 	accel_report(accel, ACCEL_USE_TRIAL, false, NULL); /* cancelled: no answer either */
-	assert_int_equal(begin(accel, 1), ACCEL_USE_TRIAL);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_TRIAL);
 	accel_free(accel);
 }
 
 static void *begin_in_thread(void *arg)
 {
-	return (void *)(uintptr_t)begin(arg, 1);
+	return (void *)(uintptr_t)begin(arg, "/bin/sh");
 }
 
 static void others_wait_while_one_is_on_trial(void **state)
@@ -102,7 +102,7 @@ static void others_wait_while_one_is_on_trial(void **state)
 	pthread_t threads[4];
 
 	(void)state;
-	assert_int_equal(begin(accel, 1), ACCEL_USE_TRIAL);
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_TRIAL);
 	for (size_t i = 0; i < ARRAY_SIZE(threads); i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, begin_in_thread, accel), 0);
 	accel_report(accel, ACCEL_USE_TRIAL, true, NULL);

@@ -221,6 +221,30 @@ static void success_without_a_reply_is_an_error(void **state)
 	expect_ping_fails(&s, ERR_INTERNAL, "without a reply");
 }
 
+/* "Stored 1 file", and then "or rather not". */
+static void a_single_reply_counts_only_with_its_status(void **state)
+{
+	struct raw_server s = {0};
+	struct error *err = NULL;
+	ProtobufCMessage *reply;
+	pthread_t thread;
+	int pair[2];
+
+	(void)state;
+	put_answer(&s.answer, NULL, false, "\x08\x01\x10\x01", 4, "13", "or rather not");
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
+	s.fd = pair[0];
+	assert_int_equal(pthread_create(&thread, NULL, raw_serve, &s), 0);
+	struct rpc_peer *peer = rpc_peer_new(pair[1], "worker", &rpc_limits_guest, NULL);
+	struct rpc_call *call = rpc_open(peer, &worker_put, PATIENCE_MS, NULL);
+	assert_int_equal(rpc_recv(call, -1, &reply, &err), -1);
+	expect_error(&err, ERR_INTERNAL, "worker: or rather not");
+	rpc_close(call);
+	rpc_peer_free(peer);
+	pthread_join(thread, NULL);
+	close(pair[0]);
+}
+
 static void a_compressed_request_is_refused(void **state)
 {
 	struct fixture f;
@@ -439,6 +463,7 @@ int main(void)
 		cmocka_unit_test(a_status_text_cannot_drive_the_terminal),
 		cmocka_unit_test(an_unknown_status_number_is_an_error),
 		cmocka_unit_test(success_without_a_reply_is_an_error),
+		cmocka_unit_test(a_single_reply_counts_only_with_its_status),
 		cmocka_unit_test(a_compressed_request_is_refused),
 		cmocka_unit_test(half_a_message_is_no_proper_end),
 		cmocka_unit_test(noise_ends_the_connection),

@@ -7,11 +7,10 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -19,6 +18,7 @@
 #include "common/util.h"
 #include "guest-worker/executor.h"
 #include "guest-worker/output.h"
+#include "tests/unit/as_nobody.h"
 
 #define PATIENCE_MS 60000
 
@@ -325,15 +325,28 @@ static void a_job_may_close_its_streams_and_go_on(void **state)
 	assert_true(o.exit.wall_usec >= 300 * 1000);
 }
 
-/* Left behind: one child in the group that holds the streams, one that left the session. */
+/* Left behind: one child in the group that holds the streams, one that left the session. Each holds
+ * a FIFO open, which hangs up when both are gone. */
 static void nothing_outlives_the_job(void **state)
 {
-	(void)state;
-	_cleanup_outcome_ struct outcome o =
-		run_script("trap '' TERM HUP; sleep 1000 & setsid sleep 1000 & echo done");
+	char dir[] = "/tmp/test_worker.XXXXXX";
 
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(chmod(dir, 0755), 0);
+	_cleanup_free_ char *fifo = str_printf("%s/fifo", dir);
+	assert_int_equal(mkfifo(fifo, 0666), 0);
+	assert_int_equal(chmod(fifo, 0666), 0);
+	_cleanup_close_ int fd = open(fifo, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	_cleanup_free_ char *script = str_printf(
+		"trap '' TERM HUP; exec 5>%s; sleep 300 & setsid sleep 300 & echo done", fifo);
+	_cleanup_outcome_ struct outcome o = run_script(script);
+	struct pollfd hangup = {.fd = fd};
+	int gone = poll(&hangup, 1, 0);
+	remove_tree(dir, NULL);
 	assert_exited(&o, 0);
 	assert_string_equal(o.out, "done\n");
+	assert_int_equal(gone, 1);
 	assert_true(o.exit.wall_usec < 30 * 1000 * 1000);
 }
 
@@ -546,26 +559,12 @@ static int run_all(const char *name)
 	return cmocka_run_group_tests_name(name, tests, setup, teardown);
 }
 
-static int run_as_nobody(void)
-{
-	int status;
-	pid_t pid = fork();
-
-	if (pid == 0) {
-		if (setgroups(0, NULL) < 0 || setresgid(65534, 65534, 65534) < 0 ||
-			setresuid(65534, 65534, 65534) < 0)
-			_exit(1);
-		prctl(PR_SET_DUMPABLE, 1); /* as a program that nobody started */
-		exit(run_all("worker executor, as nobody"));
-	}
-	return waitpid(pid, &status, 0) == pid && WIFEXITED(status) ? WEXITSTATUS(status) : 1;
-}
-
 int main(void)
 {
+	int failed = 0;
+
 	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_PLAIN);
-	int failed = run_all("worker executor");
 	if (geteuid() == 0)
-		failed += run_as_nobody();
-	return failed != 0;
+		failed += run_as_nobody(run_all, "worker executor, as nobody");
+	return failed + run_all("worker executor") != 0;
 }
