@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -340,7 +341,7 @@ static int start(struct execution *ex, struct error **err)
 	const struct cgroup_limits limits = {.memory = ex->memory_bytes, .pids = PIDS_MAX};
 
 	pthread_mutex_lock(&ex->executor->lock);
-	snprintf(name, sizeof(name), "job-%u", ++ex->executor->serial);
+	snprintf(name, sizeof(name), "job-%d-%u", (int)getpid(), ++ex->executor->serial);
 	pthread_mutex_unlock(&ex->executor->lock);
 	ex->cgroup = cgroup_new(ex->executor->cgroups, name, &limits);
 	ex->oom_kills_before = machine_oom_kills();
@@ -381,6 +382,9 @@ static void *execution_thread(void *arg)
 	struct execution *ex = arg;
 	struct error *err = NULL;
 
+	/* Where job and worker share a processor, the first byte of a burst does not take it from
+	 * the job: what it writes until it pauses goes out as one message. */
+	pthread_setschedparam(pthread_self(), SCHED_BATCH, &(struct sched_param){0});
 	if (start(ex, &err) == 0) {
 		run(ex);
 		ex->exit.wall_usec = now_mono_usec() - ex->started_usec;
@@ -446,15 +450,16 @@ struct execution *execution_new(
 /* A plan that cannot be carried out here is the job's failure and not the request's. */
 static int plan(struct execution *ex, const Worker__V1__RunStart *start, struct error **err)
 {
-	_cleanup_error_ struct error *why = NULL;
 	struct executor *executor = ex->executor;
+	struct error *why = NULL;
 
 	if (launch_plan(start, executor->root, &executor->sandbox, &ex->launch, &why) == 0)
 		return 0;
 	if (why->code == ERR_INVALID)
-		return error_move(err, steal_ptr(why));
-	set_exit(ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED, steal_ptr(why->text));
+		return error_move(err, why);
+	set_exit(ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED, xstrdup(why->text));
 	ex->ended = true;
+	error_free(why);
 	return 0;
 }
 

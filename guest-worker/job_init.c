@@ -251,6 +251,7 @@ static _Noreturn void job_run(const struct job_init *init)
 		unshare(CLONE_NEWCGROUP); /* hides a path, no more: may fail */
 	allow_oom_kill();
 	reset_signals();
+	sched_setscheduler(0, SCHED_OTHER, &(struct sched_param){0});
 	enum sandbox_step failed = sandbox_enter(launch->sandbox, &launch->user, launch->workdir);
 	if (failed != SANDBOX_OK)
 		job_fail(steps[failed]);

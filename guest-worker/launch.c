@@ -247,13 +247,11 @@ int launch_start(
 		close_pipes(&pipes);
 		return error_errno(err, saved, "making the job's namespaces");
 	}
-	*ret = (struct launched){
-		.pid = (pid_t)pid,
-		.pidfd = pidfd,
-		.report_fd = steal_fd(pipes.report[0]),
-		.out_fd = steal_fd(pipes.out[0]),
-		.err_fd = steal_fd(pipes.err[0]),
-	};
+	ret->pid = (pid_t)pid;
+	ret->pidfd = pidfd;
+	ret->report_fd = steal_fd(pipes.report[0]);
+	ret->out_fd = steal_fd(pipes.out[0]);
+	ret->err_fd = steal_fd(pipes.err[0]);
 	close_pipes(&pipes);
 	return 0;
 }

@@ -146,15 +146,21 @@ static bool others_may_reach(const char *dir)
 
 void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_uid, gid_t *ret_gid)
 {
-	const struct passwd *pw;
+	bool remote = is_remote(host->virt);
 
 	*ret_uid = (uid_t)-1;
 	*ret_gid = (gid_t)-1;
-	if (geteuid() != 0 || !host->virt || !virt_is_embedded(host->virt))
+	if (!remote && (geteuid() != 0 || !virt_is_embedded(host->virt)))
 		return;
-	pw = getpwnam("libvirt-qemu");
+	/* The system's libvirtd may run QEMU as anybody; as us it reaches what is ours. */
+	if (remote && geteuid() != 0) {
+		*ret_uid = geteuid();
+		*ret_gid = getegid();
+		return;
+	}
+	const struct passwd *pw = getpwnam("libvirt-qemu");
 	if (pw && others_may_reach(image_dir) && others_may_reach(host->config->runtime_dir) &&
-		others_may_reach(host->config->state_dir)) {
+		(remote || others_may_reach(host->config->state_dir))) {
 		*ret_uid = pw->pw_uid;
 		*ret_gid = pw->pw_gid;
 		return;

@@ -171,6 +171,15 @@ static const struct {
 	{"Unable to locate package", ERR_INVALID, "a package is not known"},
 };
 
+/* What was meant, when it was started by way of unshare. */
+static const char *tool_name(char *const argv[])
+{
+	for (size_t i = 1; str_eq(argv[0], "unshare") && argv[i] && argv[i + 1]; i++)
+		if (str_eq(argv[i], "--"))
+			return argv[i + 1];
+	return argv[0];
+}
+
 static int tool_failed(struct image_tools *tools, const char *what, const char *tool, int status,
 	off_t from, struct error **err)
 {
@@ -217,7 +226,7 @@ int image_tools_run(struct image_tools *tools, const char *what, char *const arg
 			argv[0], tools->log_path);
 	}
 	if (status)
-		return tool_failed(tools, what, argv[0], status, from, err);
+		return tool_failed(tools, what, tool_name(argv), status, from, err);
 	return 0;
 }
 
@@ -280,20 +289,17 @@ int image_tools_share_file(const char *from, const char *to, struct error **err)
 	return 0;
 }
 
-char *image_tools_digest(const char *first, ...)
+char *image_tools_digest_texts(const char *const *texts)
 {
 	crypto_hash_sha256_state hash;
 	uint8_t raw[crypto_hash_sha256_BYTES];
-	va_list ap;
 
 	crypto_hash_sha256_init(&hash);
-	va_start(ap, first);
-	for (const char *s = first; s; s = va_arg(ap, const char *)) {
-		_cleanup_free_ char *length = str_printf("%zu:", strlen(s));
+	for (; *texts; texts++) {
+		_cleanup_free_ char *length = str_printf("%zu:", strlen(*texts));
 		crypto_hash_sha256_update(&hash, (const uint8_t *)length, strlen(length));
-		crypto_hash_sha256_update(&hash, (const uint8_t *)s, strlen(s));
+		crypto_hash_sha256_update(&hash, (const uint8_t *)*texts, strlen(*texts));
 	}
-	va_end(ap);
 	crypto_hash_sha256_final(&hash, raw);
 	return hex_encode(raw, sizeof(raw));
 }

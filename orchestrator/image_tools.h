@@ -43,5 +43,6 @@ char *image_tools_capture(struct image_tools *tools, const char *what, char *con
 /* Link, or share blocks, or copy. The mode becomes 0444. */
 int image_tools_share_file(const char *from, const char *to, struct error **err);
 
-/* SHA-256 as hex over texts, each with its length, ends with NULL. To be freed. */
-char *image_tools_digest(const char *first, ...) __attribute__((sentinel));
+/* SHA-256 as hex over texts, each with its length; the last is NULL. To be freed. */
+#define image_tools_digest(...) image_tools_digest_texts((const char *const[]){__VA_ARGS__})
+char *image_tools_digest_texts(const char *const *texts);

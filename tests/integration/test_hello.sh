@@ -7,7 +7,7 @@ need_image debian
 expect_exit 0 orc run "$ROOT/examples/hello.yaml"
 expect_match '^Hello from a virtual machine of its own\.$' "$T/out"
 expect_match '^6 \* 7 = 42$' "$T/out"
-expect_match '^network interfaces: (lo )?$' "$T/out"
+expect_match '^network interfaces: (lo)?$' "$T/out"
 id=$(last_job)
 expect_equal "the file" "$(cat "$T/out")" "$(cat "$(job_dir "$id")/stdout")"
 orc status -o json "$id" >record

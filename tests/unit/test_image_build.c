@@ -262,6 +262,11 @@ static void a_damaged_kernel_is_harmless(void **state)
 		assert_int_equal(inspect(&k, sizeof(k), &release, NULL), -1);
 	}
 	struct small_kernel k = small_kernel();
+	/* The entry's note, but beyond the segment's end. */
+	k.segment.p_filesz =
+		offsetof(struct small_kernel, name) - offsetof(struct small_kernel, first);
+	assert_int_equal(inspect(&k, sizeof(k), &release, NULL), -1);
+	k = small_kernel();
 	for (size_t n = 1; n < offsetof(struct small_kernel, banner); n++)
 		assert_int_equal(inspect(&k, n, &release, NULL), -1);
 	assert_null(release);
@@ -725,6 +730,7 @@ static void a_failed_build_leaves_the_old_image(void **state)
 	assert_int_equal(image_build(&o, &result, &err), -1);
 	image_build_result_clear(&result);
 	assert_non_null(strstr(err->text, "image-mine.log"));
+	assert_non_null(strstr(err->text, "pack-root failed"));
 	fails_with(err, ERR_UNKNOWN, "making the root file system");
 	o.root = paths[1];
 	_cleanup_free_ char *still = build_digest(&o, true);
