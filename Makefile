@@ -182,6 +182,7 @@ UNIT_TESTS := \
 	tests/unit/test_vsock_packet.c \
 	tests/unit/test_vsock_vring.c \
 	tests/unit/test_worker_executor.c \
+	tests/unit/test_worker_files.c \
 	tests/unit/test_worker_service.c \
 	tests/unit/test_worker_user.c \
 	tests/unit/test_yaml_table.c

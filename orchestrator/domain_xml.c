@@ -106,7 +106,7 @@ static char *cmdline_make(const struct domain_spec *spec)
 {
 	const char *timers = "";
 
-	if (!spec->kvm && spec->tuned_timers)
+	if (!spec->kvm)
 		timers = spec->cpus == 1 ? " no_timer_check noapictimer noreplace-smp tsc=reliable"
 					 : " no_timer_check noreplace-smp tsc=reliable";
 	return str_printf("console=ttyS0 quiet panic=-1 reboot=t%s%s%s", timers,

@@ -17,8 +17,6 @@ struct domain_spec {
 	const char *owner, *vm_id, *job_id;
 	unsigned attempt;
 	bool kvm;
-	bool tuned_timers;    /* TCG with one vCPU and the project's kernel: see cmdline in
-				 domain_xml.c */
 	const char *emulator; /* NULL: libvirt's choice */
 	const char *firmware; /* ROM; NULL: the machine's own */
 	uint32_t cpus;

@@ -223,7 +223,6 @@ static char *make_xml(const struct vm *vm, struct error **err)
 		.job_id = vm->order->job_id,
 		.attempt = vm->order->attempt,
 		.kvm = vm->kvm,
-		.tuned_timers = str_eq(image->kernel_kind, "tuned"),
 		.firmware = access(FIRMWARE, R_OK) == 0 ? FIRMWARE : NULL,
 		.cpus = vm->order->cpus,
 		.memory_bytes = vm->order->memory_bytes,

@@ -17,7 +17,6 @@ static struct domain_spec ordinary(void)
 		.vm_id = "vm-1",
 		.job_id = "job-1",
 		.attempt = 2,
-		.tuned_timers = true,
 		.cpus = 1,
 		.memory_bytes = 512 * MIB,
 		.kernel = "/images/a&b/kernel",
