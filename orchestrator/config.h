@@ -4,6 +4,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
+#include <unistd.h>
 
 #include "common/error.h"
 
@@ -53,3 +55,10 @@ char *config_describe(const struct config *config);
 /* STATE_DIR/jobs/ID and so on; owned by the caller. */
 char *config_job_dir(const struct config *config, const char *job_id);
 char *config_control_socket(const struct config *config); /* RUNTIME_DIR/control.sock */
+
+/* For state_dir and runtime_dir: where we are root QEMU runs as another user and must get through;
+ * what is nobody else's business below them has a stricter mode of its own. */
+static inline mode_t config_dir_mode(void)
+{
+	return geteuid() == 0 ? 0711 : 0700;
+}

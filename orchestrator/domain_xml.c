@@ -180,8 +180,8 @@ static void write_cpu(writer w, const struct domain_spec *spec)
 	close_tag(w);
 }
 
-static void write_disk(writer w, const char *path, const char *target, const char *serial,
-	bool readonly, unsigned slot)
+static void write_disk(writer w, const struct domain_spec *spec, const char *path,
+	const char *target, const char *serial, bool readonly, unsigned slot)
 {
 	open_tag(w, "disk");
 	attr(w, "type", "file");
@@ -194,7 +194,7 @@ static void write_disk(writer w, const char *path, const char *target, const cha
 	close_tag(w);
 	open_tag(w, "source");
 	attr(w, "file", path);
-	if (readonly) {
+	if (readonly && spec->uid != (uid_t)-1) {
 		/* The image is shared and ours: libvirt must not give it to this domain's user. */
 		open_tag(w, "seclabel");
 		attr(w, "model", "dac");
@@ -246,9 +246,9 @@ static void write_devices(writer w, const struct domain_spec *spec)
 	attr(w, "model", "none");
 	close_tag(w);
 	empty1(w, "memballoon", "model", "none");
-	write_disk(w, spec->root, "vda", "root", true, SLOT_ROOT);
+	write_disk(w, spec, spec->root, "vda", "root", true, SLOT_ROOT);
 	if (spec->scratch)
-		write_disk(w, spec->scratch, "vdb", "scratch", false, SLOT_SCRATCH);
+		write_disk(w, spec, spec->scratch, "vdb", "scratch", false, SLOT_SCRATCH);
 	write_console(w, spec);
 	empty1(w, "panic", "model", "isa");
 	if (!spec->vhost_user) {

@@ -84,8 +84,8 @@ static struct daemon *begin(const struct config *config, const struct serve_opti
 {
 	/* To be passed, not to be read: QEMU may run as another user, whose files are below. What
 	 * is nobody else's business is of mode 0600 or 0700 itself. */
-	if (make_dirs(config->state_dir, 0711, err) < 0 ||
-		make_dirs(config->runtime_dir, 0711, err) < 0)
+	if (make_dirs(config->state_dir, config_dir_mode(), err) < 0 ||
+		make_dirs(config->runtime_dir, config_dir_mode(), err) < 0)
 		return NULL;
 	*ret_lock = lock_state_dir(config, err);
 	if (*ret_lock < 0)

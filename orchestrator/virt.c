@@ -83,8 +83,8 @@ static enum err_code classify(const virError *e)
 	if (e->code == VIR_ERR_NO_MEMORY || strstr(text, "Cannot allocate memory") ||
 		strstr(text, "cannot set up guest memory"))
 		return ERR_LIMIT;
-	if (strstr(text, "not find") || strstr(text, "does not support virt type") ||
-		strstr(text, "No such file or directory") || strstr(text, "is not executable"))
+	if (strstr(text, "No emulator found") || strstr(text, "is not executable") ||
+		strstr(text, "Cannot check QEMU binary"))
 		return ERR_NOT_FOUND;
 	if (e->code == VIR_ERR_AUTH_FAILED || e->code == VIR_ERR_AUTH_UNAVAILABLE ||
 		e->code == VIR_ERR_AUTH_CANCELLED || e->code == VIR_ERR_ACCESS_DENIED ||
@@ -104,8 +104,9 @@ static int fail(struct error **err, const char *doing)
 	for (char *p = text; *p; p++)
 		if (*p == '\n' || *p == '\r')
 			*p = p[1] ? ';' : 0;
-	return error_set(
-		err, classify(e), "%s: libvirt: %s (libvirt error %d)", doing, text, e->code);
+	enum err_code code = classify(e);
+	return error_set(err, code, "%s: libvirt: %s (libvirt error %d)%s", doing, text, e->code,
+		code == ERR_NOT_FOUND ? "; is QEMU there? apt-get install qemu-system-x86" : "");
 }
 
 /* Connection. ------------------------------------------------------------------------------------

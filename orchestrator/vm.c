@@ -428,12 +428,14 @@ struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_out
 			    str_eq(virt_uri(virt), "qemu:///system"), &use, err) < 0)
 			return NULL;
 		struct vm *vm = boot_once(host, order, use, ret_outcome, &failed);
-		bool cancelled = *ret_outcome == OUTCOME_CANCELLED;
-		accel_report(host->accel, use, vm != NULL, vm || cancelled ? NULL : failed->text);
+		/* Neither a cancel nor a host without QEMU tells anything about KVM. */
+		bool no_answer =
+			!vm && (*ret_outcome == OUTCOME_CANCELLED || failed->code == ERR_NOT_FOUND);
+		accel_report(host->accel, use, vm != NULL, vm || no_answer ? NULL : failed->text);
 		if (vm)
 			return vm;
 		/* A trial that failed is not the job's failure: again, emulated. */
-		if (use != ACCEL_USE_TRIAL || cancelled) {
+		if (use != ACCEL_USE_TRIAL || no_answer) {
 			error_move(err, steal_ptr(failed));
 			return NULL;
 		}

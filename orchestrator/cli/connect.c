@@ -71,7 +71,7 @@ static int take_start_lock(const struct config *config, uint64_t deadline, struc
 {
 	_cleanup_free_ char *path = str_printf("%s/start.lock", config->runtime_dir);
 
-	if (make_dirs(config->runtime_dir, 0711, err) < 0)
+	if (make_dirs(config->runtime_dir, config_dir_mode(), err) < 0)
 		return error_wrap(err, "making the runtime directory");
 	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)

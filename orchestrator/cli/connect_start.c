@@ -103,7 +103,7 @@ int connect_start_daemon(const struct cli *cli, uint64_t deadline, struct error 
 	char number[16];
 	int fds[2], n = 0;
 
-	if (make_dirs(cli->config->state_dir, 0711, err) < 0)
+	if (make_dirs(cli->config->state_dir, config_dir_mode(), err) < 0)
 		return error_wrap(err, "making the state directory");
 	_cleanup_close_ int log_fd =
 		open(log_path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);

@@ -32,6 +32,6 @@ expect_exit 0 orc run --image "$IMAGE" -- true
 
 # Below the reserve no job is taken.
 orc stop
-export ORCHESTRATOR_MIN_FREE_DISK=1024T
+export ORCHESTRATOR_MIN_FREE_DISK=1T
 expect_exit 125 orc submit --image "$IMAGE" -- true
 expect_match 'no jobs are taken below' "$T/err"

@@ -12,7 +12,7 @@ expect_exit 0 orc run --image debian --memory 128M -- python3 -c 'print(1)'
 expect_equal stdout 1 "$(cat "$T/out")"
 
 expect_exit 137 orc run --image debian --memory 192M -- \
-	python3 -c 'print("begun", flush=True); x = bytearray(1 << 30); print(len(x))'
+	python3 -c 'print("begun", flush=True); x = [bytearray(1 << 20) for i in range(1024)]'
 expect_equal stdout begun "$(cat "$T/out")"
 expect_match 'more memory than its VM has' "$T/err"
 expect_equal outcome oom_guest "$(field "$(last_job)" .outcome)"
