@@ -14,7 +14,6 @@ if [[ $(id -u) == 0 ]]; then
 	"${ORC_AS[@]}" test -x "$ORC" || not_verified "another user cannot reach $ORC"
 	"${ORC_AS[@]}" test -r "$IMAGES/$IMAGE/manifest.json" ||
 		not_verified "another user cannot read $IMAGES"
-	cp -r "$T/state" "$T/user/state" # with what is known about this machine
 	chown -R 12345:12345 "$T/user"
 fi
 echo input >given
