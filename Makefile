@@ -392,8 +392,8 @@ format:
 	clang-format -i $(C_FILES)
 
 lint: $(GEN_H)
-	clang-format --dry-run -Werror $(C_FILES)
-	cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability --inline-suppr \
+	@clang-format --dry-run -Werror $(C_FILES)
+	@cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability --inline-suppr \
 		--suppressions-list=tests/cppcheck.supp --std=c11 -D_GNU_SOURCE -I. \
 		common orchestrator guest-worker
 
