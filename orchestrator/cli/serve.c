@@ -46,7 +46,8 @@ const struct cli_command command_serve = {
 	.name = "serve",
 	.summary = "Run the daemon in the foreground",
 	.synopsis = "[--idle-exit]",
-	.about = "Commands start a daemon by themselves, which leaves when it is idle; this is for service\n"
+	.about = "Commands start a daemon by themselves, which leaves when it is idle; this is for "
+		 "service\n"
 		 "managers, and for looking at its log. SIGTERM stops it; its jobs stay recorded.",
 	.options = options,
 	.example = "orchestrator serve",
