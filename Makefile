@@ -66,6 +66,7 @@ ORCHESTRATOR := \
 	orchestrator/recover.c \
 	orchestrator/results.c \
 	orchestrator/retention.c \
+	orchestrator/run_exit.c \
 	orchestrator/scheduler.c \
 	orchestrator/serve.c \
 	orchestrator/spawn.c \
@@ -170,6 +171,7 @@ UNIT_TESTS := \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
 	tests/unit/test_rpc_loss.c \
+	tests/unit/test_run_exit.c \
 	tests/unit/test_scheduler.c \
 	tests/unit/test_serve.c \
 	tests/unit/test_sock.c \

@@ -15,12 +15,12 @@
 #include "common/util.h"
 #include "orchestrator/guest.h"
 #include "orchestrator/results.h"
+#include "orchestrator/run_exit.h"
 #include "orchestrator/vm.h"
 
 #define CONNECT_TIMEOUT_MS 10000
 /* How long a lost worker's VM may take to say why. */
 #define SETTLE_MS   2000
-#define SIGNAL_BASE 128
 #define STACK_BYTES (512 * KIB)
 
 struct attempt {
@@ -138,63 +138,12 @@ static void conclude_call_failed(struct attempt *a, struct error **err)
 	}
 }
 
-static char *describe_start_failure(const Worker__V1__RunExit *exit, const char *what)
+/* What the worker says about the program's end. */
+static void conclude_exit(struct attempt *a, const Worker__V1__RunExit *exit)
 {
-	_cleanup_free_ char *said =
-		exit->error ? str_escape(exit->error, strnlen(exit->error, 500), false) : NULL;
-
-	return said ? xstrdup(said) : xstrdup(what);
-}
-
-static void conclude_exit(
-	struct attempt *a, const Job__V1__Spec *spec, const Worker__V1__RunExit *exit)
-{
-	_cleanup_free_ char *text = NULL, *limit = NULL;
-	int code = exit->has_code ? exit->code : 0;
-
-	switch (exit->reason) {
-	case WORKER__V1__RUN_EXIT__REASON__EXITED:
-		if (code == 0) {
-			conclude(a, OUTCOME_SUCCEEDED, 0, NULL);
-			return;
-		}
-		text = str_printf("the program ended with exit code %d", code);
-		conclude(a, OUTCOME_FAILED, code & 255, text);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__SIGNALED:
-		a->result.signal = code;
-		text = str_printf("the program was killed by signal %d (%s)", code,
-			sigdescr_np(code) ? sigdescr_np(code) : "unknown");
-		conclude(a, OUTCOME_FAILED, (SIGNAL_BASE + code) & 255, text);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__TIMED_OUT:
-		limit = format_duration(spec->timeout_ms);
-		text = str_printf("the program did not end within its timeout of %s", limit);
-		conclude(a, OUTCOME_TIMEOUT, EXIT_TIMEOUT, text);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__STOPPED:
-		conclude_cancelled(a);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__OOM_KILLED:
-		a->result.signal = 9;
-		conclude(a, OUTCOME_OOM_GUEST, SIGNAL_BASE + 9,
-			"the program needed more memory than its VM has (resources.memory)");
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__NOT_FOUND:
-		text = describe_start_failure(exit, "the command is not in the image");
-		conclude(a, OUTCOME_FAILED, EXIT_NOT_FOUND, text);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__NOT_EXECUTABLE:
-		text = describe_start_failure(exit, "the command cannot be executed");
-		conclude(a, OUTCOME_FAILED, EXIT_NOT_EXECUTABLE, text);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__START_FAILED:
-		text = describe_start_failure(exit, "the program could not be started");
-		conclude(a, OUTCOME_FAILED, EXIT_INFRA, text);
-		return;
-	default:
-		conclude(a, OUTCOME_INFRA, EXIT_INFRA, "the worker gave no reason it knows");
-	}
+	pthread_mutex_lock(&a->lock);
+	run_exit_conclude(exit, a->order->spec->timeout_ms, a->cancelled, &a->result);
+	pthread_mutex_unlock(&a->lock);
 }
 
 /* Steps. -----------------------------------------------------------------------------------------
@@ -351,9 +300,7 @@ static int run_program(struct attempt *a)
 		a->results, RESULTS_STDOUT, exit->stdout_bytes, exit->stdout_truncated);
 	results_guest_counted(
 		a->results, RESULTS_STDERR, exit->stderr_bytes, exit->stderr_truncated);
-	a->result.max_rss_bytes = exit->max_rss_bytes;
-	a->result.cpu_usec = exit->user_usec + exit->system_usec;
-	conclude_exit(a, a->order->spec, exit);
+	conclude_exit(a, exit);
 	worker__v1__run_exit__free_unpacked(exit, NULL);
 	return 0;
 }
