@@ -211,17 +211,27 @@ static void stage_kernel_up(struct attempt *a, const struct guest_hello *hello, 
 	stage_at(a, STAGE_KERNEL_UP, ready > created + init ? ready - init : created);
 }
 
+/* From here on a cancel goes through the guest. One that came before is seen now. */
+static void reachable(struct attempt *a, struct guest *guest)
+{
+	pthread_mutex_lock(&a->lock);
+	a->guest = guest;
+	if (a->cancelled)
+		guest_interrupt(guest);
+	pthread_mutex_unlock(&a->lock);
+}
+
 static int hello(struct attempt *a)
 {
 	_cleanup_error_ struct error *err = NULL;
 	struct guest_hello said;
-	struct guest *guest = NULL;
 	uint64_t announced = now_real_usec();
 	int fd = vm_connect(a->vm, WORKER_PORT, CONNECT_TIMEOUT_MS, &err);
+	struct guest *guest = fd < 0 ? NULL : guest_new(fd, vm_facts(a->vm)->id, &err);
 
-	if (fd >= 0)
-		guest = guest_new(fd, vm_secret(a->vm), vm_facts(a->vm)->id, &said, &err);
-	if (!guest) {
+	if (guest)
+		reachable(a, guest);
+	if (!guest || guest_hello(guest, vm_secret(a->vm), &said, &err) < 0) {
 		error_wrap(&err, "reaching the worker");
 		if (err->code == ERR_UNAUTHENTICATED || err->code == ERR_STATE)
 			conclude_ours(a, OUTCOME_BOOT_FAILED, err);
@@ -232,12 +242,6 @@ static int hello(struct attempt *a)
 	stage_kernel_up(a, &said, announced);
 	stage(a, STAGE_WORKER_READY);
 	a->result.wall.kernel = xstrdup(said.kernel);
-	/* From here on a cancel goes through the guest. One that came before is seen now. */
-	pthread_mutex_lock(&a->lock);
-	a->guest = guest;
-	if (a->cancelled)
-		guest_interrupt(guest);
-	pthread_mutex_unlock(&a->lock);
 	if (vm_fill_wall(a->vm, &a->result.wall, &err) < 0)
 		log_warn(a->order->job_id, "%s", err->text);
 	return 0;
