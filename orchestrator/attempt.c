@@ -335,6 +335,7 @@ static void collect(struct attempt *a)
 			str_printf("a required output is missing: %s", got.missing);
 		conclude(a, OUTCOME_FAILED, EXIT_INFRA, text);
 	}
+	a->result.left_out = steal_ptr(got.skipped);
 	a->result.artifacts = steal_ptr(got.artifacts);
 	a->result.n_artifacts = got.n_artifacts;
 	got.n_artifacts = 0;
