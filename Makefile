@@ -66,6 +66,7 @@ ORCHESTRATOR := \
 	orchestrator/recover.c \
 	orchestrator/results.c \
 	orchestrator/retention.c \
+	orchestrator/run_exit.c \
 	orchestrator/scheduler.c \
 	orchestrator/serve.c \
 	orchestrator/spawn.c \
@@ -160,6 +161,7 @@ UNIT_TESTS := \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \
+	tests/unit/test_guest.c \
 	tests/unit/test_image.c \
 	tests/unit/test_image_build.c \
 	tests/unit/test_job.c \
@@ -170,6 +172,7 @@ UNIT_TESTS := \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
 	tests/unit/test_rpc_loss.c \
+	tests/unit/test_run_exit.c \
 	tests/unit/test_scheduler.c \
 	tests/unit/test_serve.c \
 	tests/unit/test_sock.c \

@@ -58,6 +58,9 @@ void rpc_quit(void);
 /* Takes fd in every case. name is for error texts ("worker of vm-3f2"). */
 struct rpc_peer *rpc_peer_new(
 	int fd, const char *name, const struct rpc_limits *limits, struct error **err);
+/* From any thread: what is under way on this peer ends with ERR_UNAVAILABLE. What is begun
+ * afterwards is not touched. */
+void rpc_peer_cancel(struct rpc_peer *peer);
 /* Cancels what is under way; the calls must still be closed by their owners. */
 void rpc_peer_free(struct rpc_peer *peer);
 
@@ -79,6 +82,10 @@ struct rpc_call *rpc_open(
  * the stream; -1 after the other side ended the call carries its status, unless a message of its
  * waits to be received first. */
 int rpc_send(struct rpc_call *call, const ProtobufCMessage *message, struct error **err);
+/* The same, but -1 with ERR_TIMEOUT when the message before it was not taken within wait_ms (-1: no
+ * limit): the other side does not read. This message is then not sent. */
+int rpc_send_within(
+	struct rpc_call *call, const ProtobufCMessage *message, int wait_ms, struct error **err);
 /* The next message: 1 and *ret_message; 0 when the other side ended the stream properly (client:
  * the status is OK); -1 on a lost peer, an error status, or with ERR_TIMEOUT when nothing came
  * within wait_ms (-1: for ever), in which case the call goes on and rpc_recv may be called again;

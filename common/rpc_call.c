@@ -161,7 +161,8 @@ static int send_batch(struct rpc_call *call)
 	return 0;
 }
 
-static int send_locked(struct rpc_call *call, grpc_byte_buffer **buffer, struct error **err)
+static int send_locked(struct rpc_call *call, grpc_byte_buffer **buffer, uint64_t deadline_usec,
+	struct error **err)
 {
 	if (call->send_closed)
 		return error_set(err, ERR_STATE, "the stream to the other side was closed");
@@ -172,7 +173,8 @@ static int send_locked(struct rpc_call *call, grpc_byte_buffer **buffer, struct 
 		return 0;
 	}
 	while (call->sending && !call->cancelled && !call->ended)
-		rpc_call_wait(call, 0);
+		if (!rpc_call_wait(call, deadline_usec) && call->sending)
+			return error_set(err, ERR_TIMEOUT, "the other side does not read");
 	if (call->cancelled || call->ended || call->send_failed)
 		return call_error(call, err);
 	call->out = steal_ptr(*buffer);
@@ -181,12 +183,19 @@ static int send_locked(struct rpc_call *call, grpc_byte_buffer **buffer, struct 
 
 int rpc_send(struct rpc_call *call, const ProtobufCMessage *message, struct error **err)
 {
+	return rpc_send_within(call, message, -1, err);
+}
+
+int rpc_send_within(
+	struct rpc_call *call, const ProtobufCMessage *message, int wait_ms, struct error **err)
+{
+	uint64_t deadline = wait_ms < 0 ? 0 : now_mono_usec() + (uint64_t)wait_ms * 1000;
 	grpc_byte_buffer *buffer = rpc_message_pack(message, call->limits, err);
 
 	if (!buffer)
 		return -1;
 	pthread_mutex_lock(&call->lock);
-	int r = send_locked(call, &buffer, err);
+	int r = send_locked(call, &buffer, deadline, err);
 	pthread_mutex_unlock(&call->lock);
 	grpc_byte_buffer_destroy(buffer);
 	return r;

@@ -53,16 +53,21 @@ static void peer_unref(struct rpc_peer *peer)
 	free(peer);
 }
 
-void rpc_peer_free(struct rpc_peer *peer)
+void rpc_peer_cancel(struct rpc_peer *peer)
 {
-	if (!peer)
-		return;
-	/* Cancelled first: a call whose channel is destroyed would end in UNKNOWN. */
 	pthread_mutex_lock(&peer->lock);
 	for (struct rpc_call *call = peer->calls; call; call = call->next)
 		grpc_call_cancel_with_status(
 			call->grpc, GRPC_STATUS_UNAVAILABLE, "the connection was closed", NULL);
 	pthread_mutex_unlock(&peer->lock);
+}
+
+void rpc_peer_free(struct rpc_peer *peer)
+{
+	if (!peer)
+		return;
+	/* Cancelled first: a call whose channel is destroyed would end in UNKNOWN. */
+	rpc_peer_cancel(peer);
 	grpc_channel_destroy(steal_ptr(peer->channel));
 	peer_unref(peer);
 }

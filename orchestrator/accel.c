@@ -1,9 +1,12 @@
 #include "orchestrator/accel.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <jansson.h>
+#include <poll.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -23,7 +26,7 @@ struct accel {
 	enum config_accel wanted;
 	char *file; /* owned */
 	pthread_mutex_t lock;
-	pthread_cond_t answered;
+	int answered_fd; /* an eventfd: readable while no VM is on trial */
 	/* below: under lock */
 	enum answer answer;
 	char *reason; /* owned */
@@ -37,7 +40,7 @@ struct accel *accel_new(enum config_accel wanted, const char *file)
 	accel->wanted = wanted;
 	accel->file = xstrdup(file);
 	pthread_mutex_init(&accel->lock, NULL);
-	pthread_cond_init(&accel->answered, NULL);
+	accel->answered_fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
 	return accel;
 }
 
@@ -46,7 +49,7 @@ void accel_free(struct accel *accel)
 	if (!accel)
 		return;
 	pthread_mutex_destroy(&accel->lock);
-	pthread_cond_destroy(&accel->answered);
+	close_fd(&accel->answered_fd);
 	free(accel->file);
 	free(accel->reason);
 	free(accel->host);
@@ -105,8 +108,20 @@ static const char *why_no_kvm(void)
 	return NULL;
 }
 
-int accel_begin(struct accel *accel, const char *emulator, bool remote, enum accel_use *ret_use,
-	struct error **err)
+static int wait_answer(const struct accel *accel, int cancel_fd, struct error **err)
+{
+	struct pollfd fds[] = {
+		{.fd = accel->answered_fd, .events = POLLIN}, {.fd = cancel_fd, .events = POLLIN}};
+
+	if (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno != EINTR)
+		return error_errno(err, errno, "poll");
+	if (fds[1].revents)
+		return error_set(err, ERR_CANCELLED, "cancelled while another VM tried KVM");
+	return 0;
+}
+
+int accel_begin(struct accel *accel, const char *emulator, bool remote, int cancel_fd,
+	enum accel_use *ret_use, struct error **err)
 {
 	const char *why = remote ? NULL : why_no_kvm();
 
@@ -126,11 +141,17 @@ int accel_begin(struct accel *accel, const char *emulator, bool remote, enum acc
 		accel->host = describe_host(emulator);
 		recall(accel);
 	}
-	while (accel->answer == ON_TRIAL)
-		pthread_cond_wait(&accel->answered, &accel->lock);
+	while (accel->answer == ON_TRIAL) {
+		pthread_mutex_unlock(&accel->lock);
+		if (wait_answer(accel, cancel_fd, err) < 0)
+			return -1;
+		pthread_mutex_lock(&accel->lock);
+	}
 	if (accel->answer == WORKS)
 		*ret_use = ACCEL_USE_KVM;
 	else if (accel->answer == UNKNOWN) {
+		eventfd_t none;
+		eventfd_read(accel->answered_fd, &none);
 		accel->answer = ON_TRIAL;
 		*ret_use = ACCEL_USE_TRIAL;
 	}
@@ -156,7 +177,7 @@ void accel_report(struct accel *accel, enum accel_use use, bool worked, const ch
 		} else {
 			set_answer(accel, UNKNOWN, NULL);
 		}
-		pthread_cond_broadcast(&accel->answered);
+		eventfd_write(accel->answered_fd, 1);
 	} else if (use == ACCEL_USE_TCG && worked && accel->answer == DOUBTED) {
 		accel->answer = WORKS_NOT;
 		remember(accel, false);

@@ -24,9 +24,9 @@ void accel_free(struct accel *accel);
 /* For a VM that is about to start. Waits while another VM is on trial. qemu_version (virt.h) is
  * part of what the answer is remembered for. remote: QEMU is started by a daemon with rights of its
  * own, so that ours on /dev/kvm say nothing. ERR_UNSUPPORTED: kvm was asked for and is not there.
- */
-int accel_begin(struct accel *accel, const char *emulator, bool remote, enum accel_use *ret_use,
-	struct error **err);
+ * ERR_CANCELLED: cancel_fd (-1: none) became readable while waiting. */
+int accel_begin(struct accel *accel, const char *emulator, bool remote, int cancel_fd,
+	enum accel_use *ret_use, struct error **err);
 /* How it went. Every ACCEL_USE_TRIAL must be answered: worked, failed (why: one line), or, with why
  * NULL, neither, as when it was cancelled. TCG successes confirm an earlier failed trial. */
 void accel_report(struct accel *accel, enum accel_use use, bool worked, const char *why);

@@ -15,12 +15,12 @@
 #include "common/util.h"
 #include "orchestrator/guest.h"
 #include "orchestrator/results.h"
+#include "orchestrator/run_exit.h"
 #include "orchestrator/vm.h"
 
 #define CONNECT_TIMEOUT_MS 10000
 /* How long a lost worker's VM may take to say why. */
 #define SETTLE_MS   2000
-#define SIGNAL_BASE 128
 #define STACK_BYTES (512 * KIB)
 
 struct attempt {
@@ -138,63 +138,12 @@ static void conclude_call_failed(struct attempt *a, struct error **err)
 	}
 }
 
-static char *describe_start_failure(const Worker__V1__RunExit *exit, const char *what)
+/* What the worker says about the program's end. */
+static void conclude_exit(struct attempt *a, const Worker__V1__RunExit *exit)
 {
-	_cleanup_free_ char *said =
-		exit->error ? str_escape(exit->error, strnlen(exit->error, 500), false) : NULL;
-
-	return said ? xstrdup(said) : xstrdup(what);
-}
-
-static void conclude_exit(
-	struct attempt *a, const Job__V1__Spec *spec, const Worker__V1__RunExit *exit)
-{
-	_cleanup_free_ char *text = NULL, *limit = NULL;
-	int code = exit->has_code ? exit->code : 0;
-
-	switch (exit->reason) {
-	case WORKER__V1__RUN_EXIT__REASON__EXITED:
-		if (code == 0) {
-			conclude(a, OUTCOME_SUCCEEDED, 0, NULL);
-			return;
-		}
-		text = str_printf("the program ended with exit code %d", code);
-		conclude(a, OUTCOME_FAILED, code & 255, text);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__SIGNALED:
-		a->result.signal = code;
-		text = str_printf("the program was killed by signal %d (%s)", code,
-			sigdescr_np(code) ? sigdescr_np(code) : "unknown");
-		conclude(a, OUTCOME_FAILED, (SIGNAL_BASE + code) & 255, text);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__TIMED_OUT:
-		limit = format_duration(spec->timeout_ms);
-		text = str_printf("the program did not end within its timeout of %s", limit);
-		conclude(a, OUTCOME_TIMEOUT, EXIT_TIMEOUT, text);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__STOPPED:
-		conclude_cancelled(a);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__OOM_KILLED:
-		a->result.signal = 9;
-		conclude(a, OUTCOME_OOM_GUEST, SIGNAL_BASE + 9,
-			"the program needed more memory than its VM has (resources.memory)");
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__NOT_FOUND:
-		text = describe_start_failure(exit, "the command is not in the image");
-		conclude(a, OUTCOME_FAILED, EXIT_NOT_FOUND, text);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__NOT_EXECUTABLE:
-		text = describe_start_failure(exit, "the command cannot be executed");
-		conclude(a, OUTCOME_FAILED, EXIT_NOT_EXECUTABLE, text);
-		return;
-	case WORKER__V1__RUN_EXIT__REASON__START_FAILED:
-		text = describe_start_failure(exit, "the program could not be started");
-		conclude(a, OUTCOME_FAILED, EXIT_INFRA, text);
-		return;
-	default:
-		conclude(a, OUTCOME_INFRA, EXIT_INFRA, "the worker gave no reason it knows");
-	}
+	pthread_mutex_lock(&a->lock);
+	run_exit_conclude(exit, a->order->spec->timeout_ms, a->cancelled, &a->result);
+	pthread_mutex_unlock(&a->lock);
 }
 
 /* Steps. -----------------------------------------------------------------------------------------
@@ -262,17 +211,27 @@ static void stage_kernel_up(struct attempt *a, const struct guest_hello *hello, 
 	stage_at(a, STAGE_KERNEL_UP, ready > created + init ? ready - init : created);
 }
 
+/* From here on a cancel goes through the guest. One that came before is seen now. */
+static void reachable(struct attempt *a, struct guest *guest)
+{
+	pthread_mutex_lock(&a->lock);
+	a->guest = guest;
+	if (a->cancelled)
+		guest_interrupt(guest);
+	pthread_mutex_unlock(&a->lock);
+}
+
 static int hello(struct attempt *a)
 {
 	_cleanup_error_ struct error *err = NULL;
 	struct guest_hello said;
-	struct guest *guest = NULL;
 	uint64_t announced = now_real_usec();
 	int fd = vm_connect(a->vm, WORKER_PORT, CONNECT_TIMEOUT_MS, &err);
+	struct guest *guest = fd < 0 ? NULL : guest_new(fd, vm_facts(a->vm)->id, &err);
 
-	if (fd >= 0)
-		guest = guest_new(fd, vm_secret(a->vm), vm_facts(a->vm)->id, &said, &err);
-	if (!guest) {
+	if (guest)
+		reachable(a, guest);
+	if (!guest || guest_hello(guest, vm_secret(a->vm), &said, &err) < 0) {
 		error_wrap(&err, "reaching the worker");
 		if (err->code == ERR_UNAUTHENTICATED || err->code == ERR_STATE)
 			conclude_ours(a, OUTCOME_BOOT_FAILED, err);
@@ -283,12 +242,6 @@ static int hello(struct attempt *a)
 	stage_kernel_up(a, &said, announced);
 	stage(a, STAGE_WORKER_READY);
 	a->result.wall.kernel = xstrdup(said.kernel);
-	/* From here on a cancel goes through the guest. One that came before is seen now. */
-	pthread_mutex_lock(&a->lock);
-	a->guest = guest;
-	if (a->cancelled)
-		guest_interrupt(guest);
-	pthread_mutex_unlock(&a->lock);
 	if (vm_fill_wall(a->vm, &a->result.wall, &err) < 0)
 		log_warn(a->order->job_id, "%s", err->text);
 	return 0;
@@ -351,9 +304,7 @@ static int run_program(struct attempt *a)
 		a->results, RESULTS_STDOUT, exit->stdout_bytes, exit->stdout_truncated);
 	results_guest_counted(
 		a->results, RESULTS_STDERR, exit->stderr_bytes, exit->stderr_truncated);
-	a->result.max_rss_bytes = exit->max_rss_bytes;
-	a->result.cpu_usec = exit->user_usec + exit->system_usec;
-	conclude_exit(a, a->order->spec, exit);
+	conclude_exit(a, exit);
 	worker__v1__run_exit__free_unpacked(exit, NULL);
 	return 0;
 }
@@ -384,6 +335,7 @@ static void collect(struct attempt *a)
 			str_printf("a required output is missing: %s", got.missing);
 		conclude(a, OUTCOME_FAILED, EXIT_INFRA, text);
 	}
+	a->result.left_out = steal_ptr(got.skipped);
 	a->result.artifacts = steal_ptr(got.artifacts);
 	a->result.n_artifacts = got.n_artifacts;
 	got.n_artifacts = 0;

@@ -1,6 +1,7 @@
 #include "orchestrator/guest.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,9 @@
  * falls below, even emulated on a busy host. */
 #define TRANSFER_BASE_MS    60000
 #define TRANSFER_BYTES_A_MS 1024
+/* How long a worker may leave one message of ours unread. */
+#define READ_TIMEOUT_MS 60000
+#define STOP_TIMEOUT_MS 10000
 /* After its time limit and its grace the worker itself should have ended the program. */
 #define RUN_MARGIN_MS 30000
 
@@ -26,6 +30,27 @@ struct guest {
 	bool call_is_run;
 	bool interrupted;
 };
+
+struct guest *guest_new(int fd, const char *name, struct error **err)
+{
+	struct rpc_peer *peer = rpc_peer_new(fd, name, &rpc_limits_guest, err);
+
+	if (!peer)
+		return NULL;
+	struct guest *guest = xcalloc(1, sizeof(*guest));
+	guest->peer = peer;
+	pthread_mutex_init(&guest->lock, NULL);
+	return guest;
+}
+
+void guest_free(struct guest *guest)
+{
+	if (!guest)
+		return;
+	rpc_peer_free(guest->peer);
+	pthread_mutex_destroy(&guest->lock);
+	free(guest);
+}
 
 /* One call at a time is registered, so that guest_interrupt() finds it. */
 static struct rpc_call *call_open(
@@ -67,6 +92,8 @@ void guest_interrupt(struct guest *guest)
 			rpc_wake(guest->call);
 		else
 			rpc_cancel(guest->call);
+	} else {
+		rpc_peer_cancel(guest->peer); /* one without a stream */
 	}
 	pthread_mutex_unlock(&guest->lock);
 }
@@ -108,7 +135,18 @@ static int check_hello(const Worker__V1__HelloReply *reply, const uint8_t *secre
 	return 0;
 }
 
-static int say_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *ret_hello,
+/* A call with one message each way. */
+static int ask(struct guest *guest, const struct rpc_method *method,
+	const ProtobufCMessage *request, ProtobufCMessage **ret_reply, struct error **err)
+{
+	*ret_reply = NULL;
+	if (!is_interrupted(guest) &&
+		rpc_unary(guest->peer, method, request, UNARY_TIMEOUT_MS, ret_reply, err) == 0)
+		return 0;
+	return is_interrupted(guest) ? error_set(err, ERR_CANCELLED, "cancelled") : -1;
+}
+
+int guest_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *ret_hello,
 	struct error **err)
 {
 	Worker__V1__HelloRequest request = WORKER__V1__HELLO_REQUEST__INIT;
@@ -117,12 +155,12 @@ static int say_hello(struct guest *guest, const uint8_t *secret, struct guest_he
 	ProtobufCMessage *message = NULL;
 	char version[] = ORCHESTRATOR_VERSION;
 
+	memset(ret_hello, 0, sizeof(*ret_hello));
 	random_bytes(nonce, sizeof(nonce));
 	request.protocol = WORKER_PROTOCOL;
 	request.host_version = version;
 	request.host_nonce = (ProtobufCBinaryData){sizeof(nonce), nonce};
-	if (rpc_unary(guest->peer, &worker_hello, &request.base, UNARY_TIMEOUT_MS, &message, err) <
-		0)
+	if (ask(guest, &worker_hello, &request.base, &message, err) < 0)
 		return error_wrap(err, "hello");
 	const Worker__V1__HelloReply *reply = (const Worker__V1__HelloReply *)message;
 	int r = check_hello(reply, secret, nonce, err);
@@ -137,37 +175,10 @@ static int say_hello(struct guest *guest, const uint8_t *secret, struct guest_he
 	if (r < 0)
 		return -1;
 	prove.proof = (ProtobufCBinaryData){sizeof(proof), proof};
-	if (rpc_unary(guest->peer, &worker_prove, &prove.base, UNARY_TIMEOUT_MS, &message, err) < 0)
+	if (ask(guest, &worker_prove, &prove.base, &message, err) < 0)
 		return error_wrap(err, "proving to be the host");
 	rpc_message_free(message);
 	return 0;
-}
-
-struct guest *guest_new(int fd, const uint8_t *secret, const char *name,
-	struct guest_hello *ret_hello, struct error **err)
-{
-	struct rpc_peer *peer = rpc_peer_new(fd, name, &rpc_limits_guest, err);
-
-	if (!peer)
-		return NULL;
-	struct guest *guest = xcalloc(1, sizeof(*guest));
-	guest->peer = peer;
-	pthread_mutex_init(&guest->lock, NULL);
-	memset(ret_hello, 0, sizeof(*ret_hello));
-	if (say_hello(guest, secret, ret_hello, err) < 0) {
-		guest_free(guest);
-		return NULL;
-	}
-	return guest;
-}
-
-void guest_free(struct guest *guest)
-{
-	if (!guest)
-		return;
-	rpc_peer_free(guest->peer);
-	pthread_mutex_destroy(&guest->lock);
-	free(guest);
 }
 
 int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err)
@@ -177,8 +188,7 @@ int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struc
 
 	request.a = a;
 	request.b = b;
-	if (rpc_unary(guest->peer, &worker_addition, &request.base, UNARY_TIMEOUT_MS, &message,
-		    err) < 0)
+	if (ask(guest, &worker_addition, &request.base, &message, err) < 0)
 		return -1;
 	*ret_sum = ((const Worker__V1__AdditionReply *)message)->c;
 	rpc_message_free(message);
@@ -216,7 +226,7 @@ static int put_record(void *arg, const Job__V1__FileRecord *record, struct error
 	request.record = &copy;
 	request.user = user;
 	put->user = NULL;
-	return rpc_send(put->call, &request.base, err);
+	return rpc_send_within(put->call, &request.base, READ_TIMEOUT_MS, err);
 }
 
 static int put_all(
@@ -307,15 +317,21 @@ static int send_stop(struct rpc_call *call, const Job__V1__Spec *spec, struct er
 		spec->has_stop_grace_period_ms ? spec->stop_grace_period_ms : DEFAULT_GRACE_MS;
 	request.part_case = WORKER__V1__RUN_REQUEST__PART_STOP;
 	request.stop = &stop;
-	return rpc_send(call, &request.base, err);
+	/* A worker that has not even read what to run must not hold up the end. */
+	return rpc_send_within(call, &request.base, STOP_TIMEOUT_MS, err);
 }
 
 /* 1: that was the end, *ret_exit is set (taken out of the message). */
-static int take_reply(Worker__V1__RunReply *reply, const struct guest_sink *sink,
+static int take_reply(Worker__V1__RunReply *reply, const struct guest_sink *sink, bool *started,
 	Worker__V1__RunExit **ret_exit, struct error **err)
 {
 	switch (reply->part_case) {
 	case WORKER__V1__RUN_REPLY__PART_STARTED:
+		/* Each is news to all who watch: a flood of them would be work for the daemon. */
+		if (*started)
+			return error_set(
+				err, ERR_DATA_LOSS, "the worker started the program twice");
+		*started = true;
 		sink->started(sink->arg);
 		return 0;
 	case WORKER__V1__RUN_REPLY__PART_OUT:
@@ -342,7 +358,7 @@ static int follow(struct guest *guest, struct rpc_call *call, const Job__V1__Spe
 	const struct guest_sink *sink, Worker__V1__RunExit **ret_exit, struct error **err)
 {
 	uint64_t end = now_mono_usec() + run_time_limit(spec) * 1000;
-	bool stopping = false;
+	bool stopping = false, started = false;
 
 	for (;;) {
 		_cleanup_error_ struct error *failed = NULL;
@@ -370,7 +386,7 @@ static int follow(struct guest *guest, struct rpc_call *call, const Job__V1__Spe
 		if (r == 0)
 			return error_set(err, ERR_DATA_LOSS,
 				"the worker ended the stream without saying how the program ended");
-		r = take_reply((Worker__V1__RunReply *)message, sink, ret_exit, err);
+		r = take_reply((Worker__V1__RunReply *)message, sink, &started, ret_exit, err);
 		rpc_message_free(message);
 		if (r != 0)
 			return r < 0 ? -1 : 0;
@@ -380,7 +396,8 @@ static int follow(struct guest *guest, struct rpc_call *call, const Job__V1__Spe
 int guest_run(struct guest *guest, const char *id, const Job__V1__Spec *spec,
 	const struct guest_sink *sink, Worker__V1__RunExit **ret_exit, struct error **err)
 {
-	struct rpc_call *call = call_open(guest, &worker_run, -1, err);
+	uint64_t timeout = MIN(run_time_limit(spec) + RUN_MARGIN_MS, (uint64_t)INT_MAX);
+	struct rpc_call *call = call_open(guest, &worker_run, (int)timeout, err);
 
 	*ret_exit = NULL;
 	if (!call)

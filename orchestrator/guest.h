@@ -17,16 +17,19 @@ struct guest_hello {
 	uint64_t ready_usec;	      /* guest's uptime when it listened */
 };
 
-/* Take a connected fd, say hello, and prove both sides to each other with this boot's secret. A
- * guest without the secret is refused with ERR_UNAUTHENTICATED; one that speaks another version of
- * the protocol with ERR_STATE and what to do. name: for error texts. */
-struct guest *guest_new(int fd, const uint8_t *secret, const char *name,
-	struct guest_hello *ret_hello, struct error **err);
+/* Takes the connected fd in every case. name: for error texts. Nothing is sent yet. */
+struct guest *guest_new(int fd, const char *name, struct error **err);
 void guest_free(struct guest *guest);
 
 /* From any thread: what is under way returns soon, guest_run() after having asked the program to
  * end, everything else with ERR_CANCELLED. */
 void guest_interrupt(struct guest *guest);
+
+/* Before anything else: say hello, and prove both sides to each other with this boot's secret. A
+ * guest without the secret is refused with ERR_UNAUTHENTICATED; one that speaks another version of
+ * the protocol with ERR_STATE and what to do. */
+int guest_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *ret_hello,
+	struct error **err);
 
 /* The smoke test. */
 int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err);

@@ -100,6 +100,7 @@ void job_result_clear(struct job_result *result)
 	for (size_t i = 0; i < result->n_artifacts; i++)
 		free(result->artifacts[i].path);
 	free(result->artifacts);
+	free(result->left_out);
 	wall_clear(&result->wall);
 	memset(result, 0, sizeof(*result));
 }
@@ -130,5 +131,6 @@ void job_result_copy(struct job_result *to, const struct job_result *from)
 		to->artifacts[i] = from->artifacts[i];
 		to->artifacts[i].path = xstrdup(from->artifacts[i].path);
 	}
+	to->left_out = xstrdup(from->left_out);
 	wall_copy(&to->wall, &from->wall);
 }

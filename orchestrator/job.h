@@ -92,6 +92,7 @@ struct job_result {
 	uint64_t max_rss_bytes, cpu_usec;
 	struct job_artifact *artifacts; /* owned */
 	size_t n_artifacts;
+	char *left_out; /* owned; what did not come of outputs that did, escaped; NULL: nothing */
 	struct job_wall wall;
 };
 

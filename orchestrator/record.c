@@ -254,6 +254,7 @@ Control__V1__JobInfo *record_to_info(
 		SET(info, outcome, (Job__V1__Outcome)result->outcome);
 		SET(info, exit_code, result->exit_code);
 		info->error = xstrdup(result->error);
+		info->left_out = xstrdup(result->left_out);
 		SET(info, max_rss_bytes, result->max_rss_bytes);
 		SET(info, cpu_usec, result->cpu_usec);
 		SET(info, stdout_truncated, result->stdout_truncated);
@@ -278,6 +279,7 @@ void record_result_from_info(const Control__V1__JobInfo *info, struct job_result
 	ret->exit_code = info->exit_code;
 	ret->signal = info->signal;
 	ret->error = xstrdup(info->error);
+	ret->left_out = xstrdup(info->left_out);
 	if (info->times)
 		times_from_info(info->times, ret->times);
 	ret->stdout_bytes = info->stdout_bytes;
@@ -375,6 +377,7 @@ char *record_result_json(const struct job_record *record)
 		object, "max_rss_bytes", json_integer((json_int_t)result->max_rss_bytes));
 	json_object_set_new(object, "cpu_usec", json_integer((json_int_t)result->cpu_usec));
 	json_object_set_new(object, "artifacts", json_artifacts(result));
+	json_object_set_new(object, "left_out", json_text(result->left_out));
 	json_object_set_new(object, "wall", json_wall(&result->wall));
 
 	_cleanup_free_ char *text = json_dumps(object, JSON_INDENT(2));

@@ -29,6 +29,8 @@
 #define CID_TRIES      5
 #define TAIL_IN_ERRORS 400
 #define MKE2FS_TIMEOUT 60000
+/* How long the reason for one loss may come after the loss. */
+#define SETTLE_MS 2000
 
 struct vm {
 	struct host *host;	      /* borrowed */
@@ -314,13 +316,45 @@ static int lost_before_ready(struct vm *vm, const struct vm_watch_state *state,
 		*tail ? tail : "(none)");
 }
 
+/* Wait for the console's and QEMU's last words. */
+static void settle(struct vm *vm, int settle_ms, struct vm_watch_state *ret_state)
+{
+	uint64_t end = now_mono_usec() + (uint64_t)settle_ms * 1000;
+
+	for (;;) {
+		struct pollfd pfd = {.fd = vm_watch_fd(vm->watch), .events = POLLIN};
+		eventfd_t seen;
+		uint64_t now = now_mono_usec();
+
+		vm_watch_get(vm->watch, ret_state);
+		if (ret_state->panicked || ret_state->qemu_ended || now >= end)
+			return;
+		if (poll(&pfd, 1, (int)((end - now) / 1000) + 1) > 0)
+			eventfd_read(pfd.fd, &seen);
+	}
+}
+
+static char *describe_end(int status)
+{
+	return WIFSIGNALED(status) ? str_printf(" by signal %d", WTERMSIG(status))
+				   : str_printf(" by exit code %d", WEXITSTATUS(status));
+}
+
+static int device_lost(struct vm *vm, struct error **err)
+{
+	_cleanup_free_ char *how = describe_end(vsock_device_status(vm->vsock));
+
+	return error_set(err, ERR_UNAVAILABLE, "the VM's vsock device ended%s", how);
+}
+
 static int wait_ready(
 	struct vm *vm, uint64_t timeout_ms, enum job_outcome *ret_outcome, struct error **err)
 {
 	uint64_t end = now_mono_usec() + timeout_ms * 1000;
 	struct pollfd fds[] = {{.fd = vm->order->cancel_fd, .events = POLLIN},
 		{.fd = vm_watch_fd(vm->watch), .events = POLLIN},
-		{.fd = vsock_device_ready_fd(vm->vsock), .events = POLLIN}};
+		{.fd = vsock_device_ready_fd(vm->vsock), .events = POLLIN},
+		{.fd = vsock_device_end_fd(vm->vsock), .events = POLLIN}};
 
 	for (;;) {
 		struct vm_watch_state state;
@@ -353,6 +387,14 @@ static int wait_ready(
 			return 0;
 		if (state.panicked || state.qemu_ended)
 			return lost_before_ready(vm, &state, ret_outcome, err);
+		if (fds[3].revents) {
+			/* It leaves with QEMU; then QEMU's end is the one to tell. */
+			settle(vm, SETTLE_MS, &state);
+			if (state.panicked || state.qemu_ended)
+				return lost_before_ready(vm, &state, ret_outcome, err);
+			*ret_outcome = OUTCOME_INFRA;
+			return device_lost(vm, err);
+		}
 	}
 }
 
@@ -425,8 +467,13 @@ struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_out
 		_cleanup_error_ struct error *failed = NULL;
 
 		if (accel_begin(host->accel, host_emulator(host),
-			    str_eq(virt_uri(virt), "qemu:///system"), &use, err) < 0)
+			    str_eq(virt_uri(virt), "qemu:///system"), order->cancel_fd, &use,
+			    &failed) < 0) {
+			if (failed->code == ERR_CANCELLED)
+				*ret_outcome = OUTCOME_CANCELLED;
+			error_move(err, steal_ptr(failed));
 			return NULL;
+		}
 		struct vm *vm = boot_once(host, order, use, ret_outcome, &failed);
 		/* Neither a cancel nor a host without QEMU tells anything about KVM. */
 		bool no_answer =
@@ -444,32 +491,21 @@ struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_out
 
 enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err)
 {
-	uint64_t end = now_mono_usec() + (uint64_t)settle_ms * 1000;
 	struct vm_watch_state state;
 
-	for (;;) {
-		struct pollfd pfd = {.fd = vm_watch_fd(vm->watch), .events = POLLIN};
-		eventfd_t seen;
-		uint64_t now = now_mono_usec();
-
-		vm_watch_get(vm->watch, &state);
-		if (state.panicked || state.qemu_ended || now >= end)
-			break;
-		if (poll(&pfd, 1, (int)((end - now) / 1000) + 1) > 0)
-			eventfd_read(pfd.fd, &seen);
-	}
+	settle(vm, settle_ms, &state);
 	if (state.panicked) {
 		error_set(err, ERR_UNAVAILABLE, "the guest's kernel panicked: %s", state.panic);
 		return OUTCOME_GUEST_PANIC;
 	}
 	if (state.qemu_ended) {
-		if (state.qemu_status > 0)
-			error_set(err, ERR_UNAVAILABLE, "QEMU ended by %s %d under the job",
-				WIFSIGNALED(state.qemu_status) ? "signal" : "exit code",
-				WIFSIGNALED(state.qemu_status) ? WTERMSIG(state.qemu_status)
-							       : WEXITSTATUS(state.qemu_status));
-		else
-			error_set(err, ERR_UNAVAILABLE, "QEMU ended under the job");
+		_cleanup_free_ char *how =
+			state.qemu_status > 0 ? describe_end(state.qemu_status) : xstrdup("");
+		error_set(err, ERR_UNAVAILABLE, "QEMU ended%s under the job", how);
+		return OUTCOME_INFRA;
+	}
+	if (vsock_device_has_ended(vm->vsock)) {
+		device_lost(vm, err);
 		return OUTCOME_INFRA;
 	}
 	error_wrap(err, "the guest is up, but its worker does not answer");

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,7 +24,9 @@ struct vsock_device {
 	uint32_t cid;
 	char *vhost_path, *uds_path; /* owned; user */
 	int ready_fd;
-	pid_t pid; /* 0: none, or collected */
+	pid_t pid;  /* 0: none, or collected */
+	int end_fd; /* pidfd of it; -1: none */
+	int status; /* once collected */
 };
 
 const char *vsock_kind_name(enum vsock_kind kind)
@@ -102,6 +105,9 @@ static int start_process(struct vsock_device *device, uid_t uid, gid_t gid, stru
 		device->pid = 0;
 		return -1;
 	}
+	device->end_fd = (int)syscall(SYS_pidfd_open, device->pid, 0);
+	if (device->end_fd < 0)
+		return error_errno(err, errno, "watching %s", program);
 	return 0;
 }
 
@@ -112,7 +118,7 @@ struct vsock_device *vsock_device_new(enum vsock_kind kind, const char *dir, uin
 
 	device->kind = kind;
 	device->cid = cid;
-	device->ready_fd = -1;
+	device->ready_fd = device->end_fd = -1;
 	if (kind == VSOCK_DEVICE_KERNEL)
 		return device;
 	device->vhost_path = str_printf("%s/vhost.sock", dir);
@@ -149,9 +155,21 @@ int vsock_device_connect(
 	return sock_connect(&ep, timeout_ms, err);
 }
 
-pid_t vsock_device_pid(const struct vsock_device *device)
+int vsock_device_end_fd(const struct vsock_device *device)
 {
-	return device->pid;
+	return device->end_fd;
+}
+
+bool vsock_device_has_ended(struct vsock_device *device)
+{
+	if (device->pid > 0 && spawn_wait(device->pid, 0, &device->status) == 0)
+		device->pid = 0;
+	return device->end_fd >= 0 && device->pid == 0;
+}
+
+int vsock_device_status(struct vsock_device *device)
+{
+	return vsock_device_has_ended(device) ? device->status : 0;
 }
 
 void vsock_device_free(struct vsock_device *device)
@@ -168,6 +186,7 @@ void vsock_device_free(struct vsock_device *device)
 		log_warn("vsock-device", "ended with wait status 0x%x", status);
 	}
 	close_fd(&device->ready_fd);
+	close_fd(&device->end_fd);
 	free(device->vhost_path);
 	free(device->uds_path);
 	free(device);

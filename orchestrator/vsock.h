@@ -33,7 +33,10 @@ int vsock_device_ready_fd(const struct vsock_device *device);
 /* Connect to a port of the guest: a connected blocking fd, or -1. */
 int vsock_device_connect(
 	const struct vsock_device *device, uint32_t port, int timeout_ms, struct error **err);
-/* The device's process; 0: none. */
-pid_t vsock_device_pid(const struct vsock_device *device);
+/* Readable when the device's process has ended; -1: it has none. */
+int vsock_device_end_fd(const struct vsock_device *device);
+/* Its process has ended; it is collected here. Then its wait status is known. */
+bool vsock_device_has_ended(struct vsock_device *device);
+int vsock_device_status(struct vsock_device *device);
 /* Ends the process if it still runs; call after QEMU is gone. */
 void vsock_device_free(struct vsock_device *device);

@@ -335,6 +335,8 @@ void follow_report_end(const struct cli *cli, const Control__V1__JobInfo *info)
 			!info->stderr_truncated	  ? "stdout"
 			: !info->stdout_truncated ? "stderr"
 						  : "stdout and stderr");
+	if (info->left_out)
+		cli_note(cli, "job %s: left out of the outputs: %s", info->id, info->left_out);
 	if (!what)
 		return;
 	_cleanup_free_ char *text = str_printf("job %s %s; more: orchestrator %s %s", info->id,

@@ -36,6 +36,7 @@ const struct output_type job_fields = {
 			{.title = "Exit code", .key = "exit_code"},
 			{.title = "Signal", .key = "signal"},
 			{.title = "Error", .key = "error"},
+			{.title = "Left out", .key = "left_out"},
 			{.title = "Image", .key = "image"},
 			{.title = "Command", .key = "command"},
 			{.title = "Run", .key = "run"},
@@ -259,6 +260,7 @@ json_t *job_view(const Control__V1__JobInfo *info)
 	set_number(object, "max_rss_bytes", info->has_max_rss_bytes, info->max_rss_bytes);
 	set_number(object, "cpu_usec", info->has_cpu_usec, info->cpu_usec);
 	json_object_set_new(object, "artifacts", artifacts_view(info));
+	set_string(object, "left_out", info->left_out);
 	json_object_set_new(object, "wall", wall_view(info->wall));
 	set_string(object, "result_dir", info->result_dir);
 	return object;

@@ -24,6 +24,7 @@ static const struct output_type summary = {
 			{.title = "Status", .key = "status"},
 			{.title = "Exit code", .key = "exit_code"},
 			{.title = "Error", .key = "error"},
+			{.title = "Left out", .key = "left_out"},
 			{.title = "Stdout", .key = "stdout.text"},
 			{.title = "Stderr", .key = "stderr.text"},
 			{.title = "Results", .key = "result_dir"},

@@ -21,6 +21,7 @@ run: |
   : >out/empty
   chmod 750 out/deep
   ln -s /etc/passwd out/link
+  touch "\$(printf 'out/two\\nlines')"
   echo report >report.txt
 working_dir: /tmp
 inputs:
@@ -34,7 +35,10 @@ YAML
 expect_exit 0 orc run job.yaml
 expect_equal stdout "tool ran
 one" "$(cat "$T/out")"
+# What could not come is told, in words that a guest's name cannot break.
+expect_match 'left out of the outputs: out/link: is a symbolic link, and 1 more$' "$T/err"
 id=$(last_job)
+expect_equal "left out" 'out/link: is a symbolic link, and 1 more' "$(field "$id" .left_out)"
 expect_exit 0 orc result --output-dir fetched "$id"
 cmp blob fetched/artifacts/out/deep/blob || fail "the blob is another"
 expect_equal report report "$(cat fetched/artifacts/report.txt)"

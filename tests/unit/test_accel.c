@@ -6,6 +6,8 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "common/log.h"
 #include "common/util.h"
@@ -19,7 +21,7 @@ static enum accel_use begin(struct accel *accel, const char *emulator)
 	enum accel_use use;
 
 	/* remote: what this machine's /dev/kvm is like does not matter. */
-	assert_int_equal(accel_begin(accel, emulator, true, &use, NULL), 0);
+	assert_int_equal(accel_begin(accel, emulator, true, -1, &use, NULL), 0);
 	return use;
 }
 
@@ -114,6 +116,26 @@ static void others_wait_while_one_is_on_trial(void **state)
 	accel_free(accel);
 }
 
+static void a_wait_for_the_trial_can_be_cancelled(void **state)
+{
+	_cleanup_error_ struct error *err = NULL;
+	struct accel *accel = accel_new(ACCEL_AUTO, file);
+	_cleanup_close_ int cancel_fd = eventfd(1, EFD_CLOEXEC);
+	enum accel_use use;
+
+	(void)state;
+	assert_int_equal(begin(accel, "/bin/sh"), ACCEL_USE_TRIAL);
+	alarm(20); /* instead of waiting for ever */
+	assert_int_equal(accel_begin(accel, "/bin/sh", true, cancel_fd, &use, &err), -1);
+	alarm(0);
+	assert_int_equal(err->code, ERR_CANCELLED);
+	/* The trial goes on, and is answered once. */
+	accel_report(accel, ACCEL_USE_TRIAL, true, NULL);
+	assert_int_equal(accel_begin(accel, "/bin/sh", true, cancel_fd, &use, NULL), 0);
+	assert_int_equal(use, ACCEL_USE_KVM);
+	accel_free(accel);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -122,6 +144,7 @@ int main(void)
 		cmocka_unit_test_setup(a_kvm_that_hangs_costs_one_trial, fresh),
 		cmocka_unit_test_setup(an_image_that_boots_nowhere_says_nothing_about_kvm, fresh),
 		cmocka_unit_test_setup(others_wait_while_one_is_on_trial, fresh),
+		cmocka_unit_test_setup(a_wait_for_the_trial_can_be_cancelled, fresh),
 	};
 	if (!mkdtemp(dir))
 		return 1;

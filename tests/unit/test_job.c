@@ -65,6 +65,7 @@ static struct job_record *full_record(void)
 	result->exit_code = 139;
 	result->signal = 11;
 	result->error = xstrdup("killed by signal 11");
+	result->left_out = xstrdup("out/l: is a symbolic link");
 	for (size_t i = 0; i < STAGES; i++)
 		result->times[i] = 1000 + i;
 	result->stdout_bytes = 5;
@@ -89,6 +90,7 @@ static void expect_same(const struct job_result *a, const struct job_result *b)
 	assert_int_equal(a->exit_code, b->exit_code);
 	assert_int_equal(a->signal, b->signal);
 	assert_string_equal(a->error, b->error);
+	assert_string_equal(a->left_out, b->left_out);
 	assert_memory_equal(a->times, b->times, sizeof(a->times));
 	assert_int_equal(a->stdout_bytes, b->stdout_bytes);
 	assert_int_equal(a->stderr_truncated, b->stderr_truncated);
