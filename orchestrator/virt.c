@@ -314,9 +314,7 @@ static enum virt_stop why_stopped(int detail)
 static int on_lifecycle(virConnectPtr conn, virDomainPtr dom, int event, int detail, void *opaque)
 {
 	struct virt_domain *domain = opaque;
-	void (*on_stop)(void *, enum virt_stop) = NULL;
 	enum virt_stop why;
-	void *arg;
 
 	(void)conn;
 	(void)dom;
@@ -326,15 +324,14 @@ static int on_lifecycle(virConnectPtr conn, virDomainPtr dom, int event, int det
 		why = why_stopped(detail);
 	else
 		return 0;
+	/* Called under the lock, so that virt_domain_on_stop(NULL) waits for a call under way. */
 	pthread_mutex_lock(&domain->lock);
 	if (domain->stopped == VIRT_RUNNING) {
 		domain->stopped = why;
-		on_stop = domain->on_stop;
+		if (domain->on_stop)
+			domain->on_stop(domain->arg, why);
 	}
-	arg = domain->arg;
 	pthread_mutex_unlock(&domain->lock);
-	if (on_stop)
-		on_stop(arg, why);
 	return 0;
 }
 

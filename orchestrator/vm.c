@@ -271,12 +271,21 @@ static int start_domain(struct vm *vm, struct error **err)
 	return -1;
 }
 
+static void on_stop(void *arg, enum virt_stop why)
+{
+	struct vm *vm = arg;
+
+	log_debug(vm->facts.id, "libvirt: the domain has stopped (%d)", (int)why);
+	vm_watch_note_stop(vm->watch);
+}
+
 static int start(struct vm *vm, struct error **err)
 {
 	if (make_dir(vm, err) < 0 || make_secret(vm, err) < 0 || make_scratch(vm, err) < 0 ||
 		make_copies(vm, err) < 0 || make_console(vm, err) < 0 || start_domain(vm, err) < 0)
 		return -1;
 	remove_copies(vm);
+	virt_domain_on_stop(vm->domain, on_stop, vm);
 	vm->facts.state = "booting";
 	vm->facts.vsock_device = vsock_kind_name(vm->vsock_kind);
 	progress(vm, STAGE_DOMAIN_CREATED);

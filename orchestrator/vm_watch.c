@@ -342,6 +342,20 @@ void vm_watch_kill(struct vm_watch *vm)
 	pthread_mutex_unlock(&vm->watcher->lock);
 }
 
+void vm_watch_note_stop(struct vm_watch *vm)
+{
+	pthread_mutex_lock(&vm->lock);
+	/* With a pid, the pidfd tells the end, and the status with it. */
+	bool ends = !vm->state.qemu_pid && !vm->state.qemu_ended;
+	if (ends) {
+		vm->state.qemu_ended = true;
+		vm->state.qemu_status = -1;
+	}
+	pthread_mutex_unlock(&vm->lock);
+	if (ends)
+		tell(vm);
+}
+
 void vm_watch_free(struct vm_watch *vm)
 {
 	if (!vm)

@@ -44,4 +44,6 @@ char *vm_watch_tail(struct vm_watch *vm, size_t max);
 int vm_watch_wait_end(struct vm_watch *vm, int timeout_ms);
 /* SIGKILL to QEMU, if it has connected and has not ended. By pidfd: never to a pid used again. */
 void vm_watch_kill(struct vm_watch *vm);
+/* libvirt says that the domain has stopped: an end also for a QEMU that never connected. */
+void vm_watch_note_stop(struct vm_watch *vm);
 void vm_watch_free(struct vm_watch *vm);

@@ -148,6 +148,21 @@ static void a_chatty_guest_fills_neither_disk_nor_memory(void **state)
 	end(&f);
 }
 
+static void a_qemu_that_never_connected_ends_by_libvirts_word(void **state)
+{
+	struct vm_watch_state s;
+	struct fixture f;
+
+	(void)state;
+	begin(&f, 1000);
+	vm_watch_get(f.vm, &s);
+	assert_false(s.qemu_ended);
+	vm_watch_note_stop(f.vm);
+	wait_for(&f, ended, &s);
+	assert_int_equal(s.qemu_status, -1);
+	end(&f);
+}
+
 static void removed_while_qemu_talks(void **state)
 {
 	(void)state;
@@ -169,6 +184,7 @@ int main(void)
 		cmocka_unit_test(console_is_kept_and_understood),
 		cmocka_unit_test(a_panic_is_told_in_the_kernels_words_escaped),
 		cmocka_unit_test(a_chatty_guest_fills_neither_disk_nor_memory),
+		cmocka_unit_test(a_qemu_that_never_connected_ends_by_libvirts_word),
 		cmocka_unit_test(removed_while_qemu_talks),
 	};
 	signal(SIGPIPE, SIG_IGN);
