@@ -453,9 +453,10 @@ failed:
 struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_outcome *ret_outcome,
 	struct error **err)
 {
-	struct virt *virt = host_virt(host, err);
+	struct virt *virt = host_virt(host, order->cancel_fd, err);
 	enum accel_use use;
 
+	/* A caller that gets ERR_CANCELLED has cancelled it, and knows. */
 	*ret_outcome = OUTCOME_INFRA;
 	if (!virt)
 		return NULL;
