@@ -162,6 +162,7 @@ UNIT_TESTS := \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \
 	tests/unit/test_guest.c \
+	tests/unit/test_host.c \
 	tests/unit/test_image.c \
 	tests/unit/test_image_build.c \
 	tests/unit/test_job.c \

@@ -95,8 +95,8 @@ static char *join(const char *dir, const char *path)
 }
 
 /* Output number n. The path is the host's, but any part of it may be a link that the job made: it
- * is opened within the job's root, and what was opened is sent, whatever the path has come to mean
- * since. */
+ * is opened within the job's root and with the rights of the job's user, and what was opened is
+ * sent, whatever the path has come to mean since. */
 static int get_one(struct rpc_call *call, const struct worker *worker, const char *path, size_t n,
 	const struct tree_limits *limits, struct tree_totals *totals, struct error **err)
 {
@@ -112,31 +112,41 @@ static int get_one(struct rpc_call *call, const struct worker *worker, const cha
 	return tree_send(AT_FDCWD, self, name, limits, emit, call, totals, err);
 }
 
-int worker_handle_get(struct rpc_call *call, void *server_arg, struct error **err)
+static int get_all(struct rpc_call *call, const struct worker *worker,
+	const Worker__V1__GetRequest *request, struct error **err)
 {
-	const struct worker *worker = server_arg;
 	struct tree_limits limits = tree_limits_default;
 	struct tree_totals totals = {0};
+	const char *given = request->working_dir && *request->working_dir ? request->working_dir
+									  : worker->root->workdir;
+	_cleanup_free_ char *dir = join(worker->root->workdir, given);
+	struct job_user user;
 	int r = 0;
 
+	limits.bytes = request->has_max_bytes ? request->max_bytes : DEFAULT_ARTIFACTS;
+	if (request->has_max_files)
+		limits.files = request->max_files;
+	if (request->n_paths > LIMIT_FILES)
+		return error_set(err, ERR_INVALID, "more than %d paths", LIMIT_FILES);
+	if (job_user_find(worker->root, request->user, &user, err) < 0 ||
+		job_user_enter_files(&user, err) < 0)
+		return -1;
+	for (size_t i = 0; i < request->n_paths && r == 0; i++) {
+		_cleanup_free_ char *path = join(dir, request->paths[i]);
+		r = get_one(call, worker, path, i, &limits, &totals, err);
+	}
+	job_user_leave_files(&user);
+	return r;
+}
+
+int worker_handle_get(struct rpc_call *call, void *server_arg, struct error **err)
+{
 	if (worker_require_proof(call, err) < 0)
 		return -1;
 	ProtobufCMessage *message = worker_request(call, err);
 	if (!message)
 		return -1;
-	const Worker__V1__GetRequest *request = (const Worker__V1__GetRequest *)message;
-	const char *given = request->working_dir && *request->working_dir ? request->working_dir
-									  : worker->root->workdir;
-	_cleanup_free_ char *dir = join(worker->root->workdir, given);
-	limits.bytes = request->has_max_bytes ? request->max_bytes : DEFAULT_ARTIFACTS;
-	if (request->has_max_files)
-		limits.files = request->max_files;
-	if (request->n_paths > LIMIT_FILES)
-		r = error_set(err, ERR_INVALID, "more than %d paths", LIMIT_FILES);
-	for (size_t i = 0; i < request->n_paths && r == 0; i++) {
-		_cleanup_free_ char *path = join(dir, request->paths[i]);
-		r = get_one(call, worker, path, i, &limits, &totals, err);
-	}
+	int r = get_all(call, server_arg, (const Worker__V1__GetRequest *)message, err);
 	rpc_message_free(message);
 	return r;
 }

@@ -27,3 +27,8 @@ struct job_user {
  * without root privileges is always itself; another user's name is then ERR_DENIED. */
 int job_user_find(
 	const struct job_root *root, const char *name, struct job_user *ret, struct error **err);
+
+/* From here on this thread, and no other, opens files with no more rights than the user has; until
+ * job_user_leave_files(). Nothing changes for `self`. */
+int job_user_enter_files(const struct job_user *user, struct error **err);
+void job_user_leave_files(const struct job_user *user);

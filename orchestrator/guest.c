@@ -429,6 +429,7 @@ int guest_get_outputs(struct guest *guest, const Job__V1__Spec *spec,
 	request.n_paths = spec->n_outputs;
 	request.paths = paths;
 	request.working_dir = spec->working_dir;
+	request.user = spec->user;
 	request.has_max_bytes = request.has_max_files = true;
 	request.max_bytes = bytes;
 	request.max_files = LIMIT_TREE_FILES;

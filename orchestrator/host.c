@@ -2,16 +2,20 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <poll.h>
 #include <pwd.h>
 #include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/domain_xml.h"
+
+#define CONNECT_TIMEOUT_MS 60000
 
 /* Two daemons with different state directories must not take each other's domains for their own. */
 static char *owner_of(const char *state_dir)
@@ -37,12 +41,16 @@ struct host *host_new(const struct config *config, struct error **err)
 
 	host->config = config;
 	pthread_mutex_init(&host->lock, NULL);
+	host->idle_fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
 	host->owner = owner_of(config->state_dir);
 	host->cids = cid_pool_new();
 	host->accel = accel_new(config->accel, accel_file);
 	vms = host_vm_dir(host, NULL);
 	/* 0711: QEMU runs as another user where we are root, and each VM's directory is its own. */
-	if (make_dirs(vms, 0711, err) < 0 || !(host->watcher = vm_watcher_new(err))) {
+	if (host->idle_fd < 0)
+		error_errno(err, errno, "eventfd");
+	if (host->idle_fd < 0 || make_dirs(vms, 0711, err) < 0 ||
+		!(host->watcher = vm_watcher_new(err))) {
 		host_free(host);
 		return NULL;
 	}
@@ -53,7 +61,15 @@ void host_free(struct host *host)
 {
 	if (!host)
 		return;
+	pthread_mutex_lock(&host->lock);
+	bool connecting = host->connecting;
+	pthread_mutex_unlock(&host->lock);
+	/* The process ends; what libvirt never answered to stays as it is. */
+	if (connecting)
+		return;
 	virt_close(host->virt);
+	close_fd(&host->idle_fd);
+	error_free(host->failed);
 	vm_watcher_free(host->watcher);
 	accel_free(host->accel);
 	cid_pool_free(host->cids);
@@ -63,16 +79,81 @@ void host_free(struct host *host)
 	free(host);
 }
 
-struct virt *host_virt(struct host *host, struct error **err)
+/* virConnectOpen() has no deadline, so it has a thread of its own, which may be left to itself. */
+static void *connect_libvirt(void *arg)
 {
+	struct host *host = arg;
 	_cleanup_free_ char *root = str_printf("%s/libvirt", host->config->state_dir);
+	_cleanup_free_ char *uri = xstrdup(host->config->libvirt_uri); /* may be outlived */
+	struct error *err = NULL;
+	struct virt *virt = virt_open(uri, root, &err);
+	char *emulator = virt ? virt_emulator(virt) : NULL;
 
 	pthread_mutex_lock(&host->lock);
-	if (!host->virt)
-		host->virt = virt_open(host->config->libvirt_uri, root, err);
-	if (host->virt && !host->emulator)
-		host->emulator = virt_emulator(host->virt);
+	host->virt = virt;
+	host->emulator = emulator;
+	error_free(host->failed);
+	host->failed = err;
+	host->connecting = false;
+	/* Under the lock: once it is released, the host may be freed. */
+	eventfd_write(host->idle_fd, 1);
+	pthread_mutex_unlock(&host->lock);
+	return NULL;
+}
+
+/* Under the lock. */
+static int begin_connecting(struct host *host, struct error **err)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	eventfd_t idle;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	int e = pthread_create(&thread, &attr, connect_libvirt, host);
+	pthread_attr_destroy(&attr);
+	if (e)
+		return error_errno(err, e, "starting a thread");
+	eventfd_read(host->idle_fd, &idle);
+	host->connecting = true;
+	return 0;
+}
+
+static int wait_connected(struct host *host, int cancel_fd, struct error **err)
+{
+	struct pollfd fds[] = {
+		{.fd = host->idle_fd, .events = POLLIN}, {.fd = cancel_fd, .events = POLLIN}};
+	uint64_t end = now_mono_usec() + UINT64_C(1000) * CONNECT_TIMEOUT_MS;
+
+	for (;;) {
+		uint64_t now = now_mono_usec();
+		int n = now >= end ? 0 : poll(fds, ARRAY_SIZE(fds), (int)((end - now) / 1000) + 1);
+		if (n < 0 && errno != EINTR)
+			return error_errno(err, errno, "poll");
+		if (n > 0 && fds[1].revents)
+			return error_set(err, ERR_CANCELLED, "cancelled while connecting");
+		if (n > 0)
+			return 0;
+		if (n == 0)
+			return error_set(err, ERR_TIMEOUT, "%s: libvirt does not answer",
+				host->config->libvirt_uri);
+	}
+}
+
+struct virt *host_virt(struct host *host, int cancel_fd, struct error **err)
+{
+	pthread_mutex_lock(&host->lock);
+	int r = host->virt || host->connecting ? 0 : begin_connecting(host, err);
 	struct virt *virt = host->virt;
+	pthread_mutex_unlock(&host->lock);
+	if (virt || r < 0 || wait_connected(host, cancel_fd, err) < 0)
+		return virt;
+	pthread_mutex_lock(&host->lock);
+	virt = host->virt;
+	if (!virt && host->failed)
+		error_set(err, host->failed->code, "%s", host->failed->text);
+	else if (!virt)
+		error_set(err, ERR_UNAVAILABLE, "libvirt is being connected to again");
 	pthread_mutex_unlock(&host->lock);
 	return virt;
 }
@@ -90,7 +171,7 @@ static bool is_remote(const struct virt *virt)
 
 int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err)
 {
-	struct virt *virt = host_virt(host, err);
+	struct virt *virt = host_virt(host, -1, err);
 	int r = 0;
 
 	if (!virt)
@@ -247,7 +328,7 @@ int host_sweep(struct host *host, struct error **err)
 	 * ask libvirt for, and the first command need not wait for it. */
 	if (!any_vm_dir(vms))
 		return 0;
-	struct virt *virt = host_virt(host, err);
+	struct virt *virt = host_virt(host, -1, err);
 	if (!virt)
 		return error_wrap(err, "looking for VMs left behind");
 	if (virt_each_ours(virt, host->owner, destroy_left, NULL, err) < 0)

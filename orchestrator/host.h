@@ -21,15 +21,20 @@ struct host {
 	struct accel *accel;
 	char *owner; /* names this state directory in our domains' metadata */
 
-	pthread_mutex_t lock; /* below: */
+	pthread_mutex_t lock; /* never held while something blocks; below: */
 	struct virt *virt;    /* NULL until the first VM */
+	bool connecting;      /* a thread is at it */
+	int idle_fd;	      /* an eventfd: readable while none is */
+	struct error *failed; /* owned; why the last one could not */
 	char *emulator;	      /* owned */
 	bool vsock_known;
 	enum vsock_kind vsock;
 };
 
-/* The connection, made at the first call. */
-struct virt *host_virt(struct host *host, struct error **err);
+/* The connection, made at the first call. A libvirtd that takes the connection and says nothing
+ * costs its caller a minute (ERR_TIMEOUT), or what it takes until cancel_fd (-1: none) becomes
+ * readable (ERR_CANCELLED); others who only look at the host do not wait. */
+struct virt *host_virt(struct host *host, int cancel_fd, struct error **err);
 /* QEMU's path, as libvirt says; NULL if it does not. After host_virt(). */
 const char *host_emulator(const struct host *host);
 int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err);

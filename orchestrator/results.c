@@ -286,7 +286,8 @@ void results_guest_counted(
 {
 	struct stream *s = &r->streams[stream];
 
-	s->said = bytes;
+	/* The guest's number; JSON's integers are signed. */
+	s->said = MIN(bytes, (uint64_t)INT64_MAX);
 	if (truncated || bytes > s->kept)
 		s->truncated = true;
 }

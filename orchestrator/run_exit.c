@@ -60,9 +60,11 @@ static char *describe(const Worker__V1__RunExit *exit, const char *otherwise)
 void run_exit_conclude(const Worker__V1__RunExit *exit, uint64_t timeout_ms, const char *cancelled,
 	struct job_result *result)
 {
-	result->max_rss_bytes = exit->max_rss_bytes;
-	if (__builtin_add_overflow(exit->user_usec, exit->system_usec, &result->cpu_usec))
-		result->cpu_usec = UINT64_MAX;
+	/* JSON's integers are signed: more than that would be read as less than nothing. */
+	result->max_rss_bytes = MIN(exit->max_rss_bytes, (uint64_t)INT64_MAX);
+	if (__builtin_add_overflow(exit->user_usec, exit->system_usec, &result->cpu_usec) ||
+		result->cpu_usec > INT64_MAX)
+		result->cpu_usec = INT64_MAX;
 	switch (exit->reason) {
 	case WORKER__V1__RUN_EXIT__REASON__EXITED:
 		exited(result, exit);

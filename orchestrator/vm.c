@@ -2,6 +2,10 @@
  *
  *   directory and secret -> console socket -> vsock device -> domain -> the worker's announcement
  *
+ * The directory becomes QEMU's only when all in it is made: QEMU runs as one user for all VMs, and
+ * one that its guest took over must not put a link in the way of what we write, format and give
+ * away there as root.
+ *
  * The sockets are there before QEMU is, so nothing has to be waited for but the announcement. It
  * comes by the userspace device's ready socket, or on the console; the console also tells of a
  * panic. */
@@ -100,7 +104,7 @@ static void name_vm(struct vm *vm)
 /* A file of this VM's that QEMU must read or write. */
 static int give_to_qemu(const struct vm *vm, const char *path, struct error **err)
 {
-	if (vm->uid != (uid_t)-1 && chown(path, vm->uid, vm->gid) < 0)
+	if (vm->uid != (uid_t)-1 && lchown(path, vm->uid, vm->gid) < 0)
 		return error_errno(err, errno, "%s", path);
 	return 0;
 }
@@ -110,7 +114,7 @@ static int make_dir(struct vm *vm, struct error **err)
 	vm->dir = host_vm_dir(vm->host, vm->facts.id);
 	if (mkdir(vm->dir, 0700) < 0)
 		return error_errno(err, errno, "%s", vm->dir);
-	return give_to_qemu(vm, vm->dir, err);
+	return 0;
 }
 
 static int make_secret(struct vm *vm, struct error **err)
@@ -253,7 +257,7 @@ static int start_domain(struct vm *vm, struct error **err)
 		vm->facts.cid = cid_take(vm->host->cids, now_mono_usec());
 		vm->vsock = vsock_device_new(
 			vm->vsock_kind, vm->dir, vm->facts.cid, vm->uid, vm->gid, err);
-		if (!vm->vsock)
+		if (!vm->vsock || give_to_qemu(vm, vm->dir, err) < 0)
 			return -1;
 		_cleanup_free_ char *xml = make_xml(vm, err);
 		if (!xml)
@@ -462,9 +466,10 @@ failed:
 struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_outcome *ret_outcome,
 	struct error **err)
 {
-	struct virt *virt = host_virt(host, err);
+	struct virt *virt = host_virt(host, order->cancel_fd, err);
 	enum accel_use use;
 
+	/* A caller that gets ERR_CANCELLED has cancelled it, and knows. */
 	*ret_outcome = OUTCOME_INFRA;
 	if (!virt)
 		return NULL;

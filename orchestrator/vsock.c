@@ -79,14 +79,15 @@ static int listen_at(const char *path, uid_t uid, gid_t gid, struct error **err)
 		return error_set(err, ERR_INVALID, "%s: too long for a socket", path);
 	strcpy(ep.path, path);
 	_cleanup_close_ int fd = sock_listen(&ep, 16, 0600, err);
-	if (fd >= 0 && uid != (uid_t)-1 && chown(path, uid, gid) < 0)
+	if (fd >= 0 && uid != (uid_t)-1 && lchown(path, uid, gid) < 0)
 		return error_errno(err, errno, "%s", path);
 	return steal_fd(fd);
 }
 
 enum { CHILD_VHOST_FD = 3, CHILD_UDS_FD = 4 };
 
-static int start_process(struct vsock_device *device, uid_t uid, gid_t gid, struct error **err)
+static int start_process(
+	struct vsock_device *device, const char *dir, uid_t uid, gid_t gid, struct error **err)
 {
 	_cleanup_free_ char *prefix = install_prefix();
 	_cleanup_free_ char *program = str_printf("%s/libexec/orchestrator/vsock-device", prefix);
@@ -96,7 +97,10 @@ static int start_process(struct vsock_device *device, uid_t uid, gid_t gid, stru
 
 	if (uds < 0)
 		return -1;
-	/* Started by root, it becomes the owner of the directory: QEMU's user. */
+	/* Started by root, it becomes the owner of the directory: QEMU's user. Nothing is made
+	 * there by path from here on. */
+	if (uid != (uid_t)-1 && lchown(dir, uid, gid) < 0)
+		return error_errno(err, errno, "%s", dir);
 	char *argv[] = {program, "--socket", device->vhost_path, "--uds", device->uds_path, "--cid",
 		cid, "--socket-fd", "3", "--uds-fd", "4", NULL};
 	struct spawn_fd fds[] = {{vhost, CHILD_VHOST_FD}, {uds, CHILD_UDS_FD}};
@@ -125,7 +129,7 @@ struct vsock_device *vsock_device_new(enum vsock_kind kind, const char *dir, uin
 	device->uds_path = str_printf("%s/vsock.sock", dir);
 	_cleanup_free_ char *ready = str_printf("%s_%u", device->uds_path, READY_PORT);
 	device->ready_fd = listen_at(ready, uid, gid, err);
-	if (device->ready_fd < 0 || start_process(device, uid, gid, err) < 0) {
+	if (device->ready_fd < 0 || start_process(device, dir, uid, gid, err) < 0) {
 		error_wrap(err, "userspace vsock device");
 		vsock_device_free(device);
 		return NULL;

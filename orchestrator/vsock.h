@@ -22,7 +22,8 @@ const char *vsock_kind_name(enum vsock_kind kind); /* "kernel", "user" */
 struct vsock_device;
 
 /* For a VM whose private directory is dir; owner: who QEMU and the device's process run as (-1: as
- * we). The userspace device's process is started here and lives until its VM is gone. */
+ * we). The userspace device's process is started here, lives until its VM is gone, and finds the
+ * directory given to them. */
 struct vsock_device *vsock_device_new(enum vsock_kind kind, const char *dir, uint32_t cid,
 	uid_t uid, gid_t gid, struct error **err);
 /* The socket for QEMU's vhost-user chardev; NULL for the kernel's device. */

@@ -250,15 +250,18 @@ static void *alive_without_room(void *arg)
 	return NULL;
 }
 
-/* What to run cannot be sent, so nothing else can be sent either. */
+/* What to run cannot be sent, so nothing else can be sent either. It is more than the window that
+ * HTTP/2 begins with, for the other's SETTINGS may come late. */
 static void a_worker_that_does_not_read_does_not_hold_up_a_cancel(void **state)
 {
 	struct fixture *f = *state;
 	_cleanup_error_ struct error *err = NULL;
-	char script[] = "true";
+	_cleanup_free_ char *script = xmalloc(900 * KIB);
 	pthread_t interrupter, peer;
 	int started, fds[2];
 
+	memset(script, '#', 900 * KIB);
+	script[900 * KIB - 1] = '\0';
 	guest_free(f->guest);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	f->guest = guest_new(fds[0], "vm-test", NULL);

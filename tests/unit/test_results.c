@@ -190,6 +190,9 @@ static void the_guests_count_only_adds(void **state)
 	assert_false(result.stdout_truncated);
 	assert_int_equal(result.stderr_bytes, GIB);
 	assert_true(result.stderr_truncated);
+	results_guest_counted(f->results, RESULTS_STDERR, UINT64_MAX, false);
+	results_fill(f->results, &result);
+	assert_true(result.stderr_bytes == INT64_MAX); /* not -1 in result.json */
 	results_guest_counted(f->results, RESULTS_STDOUT, 5, true);
 	results_fill(f->results, &result);
 	assert_true(result.stdout_truncated);

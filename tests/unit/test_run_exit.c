@@ -86,9 +86,11 @@ static void numbers_no_program_can_have_are_no_success(void **state)
 	exit.has_code = false;
 	exit.user_usec = UINT64_MAX;
 	exit.system_usec = 2;
+	exit.max_rss_bytes = UINT64_MAX;
 	run_exit_conclude(&exit, 90000, NULL, &result);
 	assert_int_equal(result.outcome, OUTCOME_INFRA);
-	assert_true(result.cpu_usec == UINT64_MAX);
+	assert_true(result.cpu_usec == INT64_MAX);
+	assert_true(result.max_rss_bytes == INT64_MAX);
 	job_result_clear(&result);
 }
 

@@ -164,6 +164,40 @@ static void links_do_not_lead_out_of_the_root(void **state)
 	}
 }
 
+/* What the job's user may not read does not leave by a link that it made. */
+static void outputs_are_read_with_the_jobs_rights(void **state)
+{
+	if (geteuid() != 0) {
+		print_message("NOT VERIFIED: without root there is nobody else to be\n");
+		return;
+	}
+	_cleanup_free_ char *secret = str_printf("%s/secret", dir);
+	_cleanup_free_ char *locked = str_printf("%s/locked", dir);
+	_cleanup_free_ char *inside = str_printf("%s/locked/open", dir);
+	_cleanup_free_ char *link = str_printf("%s/link", dir);
+	_cleanup_free_ char *own = str_printf("%s/own", dir);
+	_cleanup_free_ char *home = str_printf("%s/home3", dir);
+	_cleanup_free_ char *got = str_printf("%s/2", home);
+	char by_link[] = "link", below[] = "locked/open", allowed[] = "own", missing[256] = "";
+	char *paths[] = {by_link, below, allowed};
+	struct rpc_peer *peer = dial(worker);
+
+	(void)state;
+	assert_int_equal(write_file(secret, "root's", 6, 0600, false, NULL), 0);
+	assert_int_equal(symlink(secret, link), 0);
+	assert_int_equal(mkdir(locked, 0700), 0);
+	assert_int_equal(write_file(inside, "root's", 6, 0644, false, NULL), 0);
+	assert_int_equal(write_file(own, "the job's", 9, 0600, false, NULL), 0);
+	assert_int_equal(chown(own, 65534, 65534), 0);
+	get(peer, paths, ARRAY_SIZE(paths), home, missing);
+	assert_string_equal(missing, "0 1 ");
+	_cleanup_free_ char *text = read_file(got, KIB, NULL, NULL);
+	assert_string_equal(text, "the job's");
+	/* This worker's other work goes on with its own rights. */
+	put(peer, secret, inside);
+	rpc_peer_free(peer);
+}
+
 static int setup(void **state)
 {
 	const struct worker_options options = {.root = &root};
@@ -191,6 +225,7 @@ static int run_all(const char *name)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(files_go_there_and_back),
 		cmocka_unit_test(links_do_not_lead_out_of_the_root),
+		cmocka_unit_test(outputs_are_read_with_the_jobs_rights),
 	};
 	return cmocka_run_group_tests_name(name, tests, setup, teardown);
 }
