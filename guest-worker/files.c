@@ -27,6 +27,7 @@ static struct tree_writer *new_writer(
 		return NULL;
 	/* Inputs are the host's; the disk here is what bounds them. */
 	options.limits.bytes = LIMIT_ARTIFACTS;
+	options.limits.no_digests = true;
 	options.uid = user.self ? (uid_t)-1 : user.uid;
 	options.gid = user.self ? (gid_t)-1 : user.gid;
 	return tree_writer_new(worker->root->fd, &options);
@@ -128,6 +129,7 @@ int worker_handle_get(struct rpc_call *call, void *server_arg, struct error **er
 	const char *given = request->working_dir && *request->working_dir ? request->working_dir
 									  : worker->root->workdir;
 	_cleanup_free_ char *dir = join(worker->root->workdir, given);
+	limits.no_digests = true;
 	limits.bytes = request->has_max_bytes ? request->max_bytes : DEFAULT_ARTIFACTS;
 	if (request->has_max_files)
 		limits.files = request->max_files;
