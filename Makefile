@@ -336,6 +336,14 @@ $(VSOCK_PROGRAMS):
 .PHONY: vsock-programs
 vsock-programs: $(LIBEXEC)/vsock-device $(VSOCK_PROGRAMS)
 
+# What the RPC layer costs, for tests/bench/bench-rpc.
+$(BIN)/tests/rpc_bench: $(call obj,tests/bench/rpc_bench.c) $(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lsodium $(RPC_LIBS)
+.PHONY: rpc-bench
+rpc-bench: $(BIN)/tests/rpc_bench
+
 # Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each. What they find and what
 # they learn stays in build/fuzz; V=1 shows libFuzzer's own words.
 FUZZ_SECONDS ?= 30

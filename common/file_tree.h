@@ -21,6 +21,9 @@ struct tree_limits {
 	uint32_t files; /* entries, directories too */
 	uint32_t depth;
 	uint64_t bytes;
+	/* Neither make digests nor ask for them: for the guest's end. The host makes its own of
+	 * what arrives. */
+	bool no_digests;
 };
 
 extern const struct tree_limits tree_limits_default; /* common/limits.h */
@@ -48,7 +51,7 @@ struct tree_entry {
 	const char *path;
 	bool directory;
 	uint64_t size;
-	uint8_t sha256[32];
+	uint8_t sha256[32]; /* zeros with limits.no_digests */
 };
 
 struct tree_writer_options {

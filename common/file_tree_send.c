@@ -61,13 +61,15 @@ static int emit_chunk(struct walk *w, size_t n, struct error **err)
 	return w->emit(w->arg, &record, err);
 }
 
-static int emit_tail(struct walk *w, uint8_t digest[crypto_hash_sha256_BYTES], struct error **err)
+/* digest: NULL for none. */
+static int emit_tail(struct walk *w, uint8_t *digest, struct error **err)
 {
 	Job__V1__FileTail tail = JOB__V1__FILE_TAIL__INIT;
 	Job__V1__FileRecord record = JOB__V1__FILE_RECORD__INIT;
 
+	tail.has_sha256 = digest != NULL;
 	tail.sha256.data = digest;
-	tail.sha256.len = crypto_hash_sha256_BYTES;
+	tail.sha256.len = digest ? crypto_hash_sha256_BYTES : 0;
 	record.part_case = JOB__V1__FILE_RECORD__PART_TAIL;
 	record.tail = &tail;
 	return w->emit(w->arg, &record, err);
@@ -164,13 +166,14 @@ static int send_file(
 			return emit_missing_errno(w, path, errno, err);
 		if ((size_t)n < want)
 			return emit_missing(w, path, "became shorter while it was read", err);
-		crypto_hash_sha256_update(&hash, w->buf, want);
+		if (!w->limits->no_digests)
+			crypto_hash_sha256_update(&hash, w->buf, want);
 		if (emit_chunk(w, want, err) < 0)
 			return -1;
 		left -= want;
 	}
 	crypto_hash_sha256_final(&hash, digest);
-	if (emit_tail(w, digest, err) < 0)
+	if (emit_tail(w, w->limits->no_digests ? NULL : digest, err) < 0)
 		return -1;
 	w->totals->files++;
 	w->totals->bytes += size;

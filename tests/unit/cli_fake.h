@@ -329,6 +329,7 @@ static int fake_file(struct rpc_call *call, const char *path, const char *text, 
 	record.chunk = (ProtobufCBinaryData){strlen(text), (uint8_t *)(uintptr_t)text};
 	if (rpc_send(call, &record.base, err) < 0)
 		return -1;
+	tail.has_sha256 = true;
 	tail.sha256 = (ProtobufCBinaryData){sizeof(digest), digest};
 	record.part_case = JOB__V1__FILE_RECORD__PART_TAIL;
 	record.tail = &tail;

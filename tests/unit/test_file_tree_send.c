@@ -183,6 +183,39 @@ static void the_sender_keeps_limits(void **state)
 	assert_string_equal(f->err->text, "b/e/f: deeper than 2 directories");
 }
 
+static void no_digest(struct fixture *f, const Job__V1__FileRecord *record)
+{
+	(void)f;
+	if (record->part_case == JOB__V1__FILE_RECORD__PART_TAIL)
+		assert_false(record->tail->has_sha256);
+}
+
+static void keep_digest(void *arg, const struct tree_entry *entry)
+{
+	memcpy(arg, entry->sha256, sizeof(entry->sha256));
+}
+
+static void a_sender_without_digests_is_given_ours(void **state)
+{
+	struct fixture *f = *state;
+	struct tree_limits limits = tree_limits_default;
+	struct tree_totals sent = {0};
+	uint8_t digest[crypto_hash_sha256_BYTES], expected[crypto_hash_sha256_BYTES];
+
+	make_file(f->src, "a", "text", 4, 0644);
+	crypto_hash_sha256(expected, (const uint8_t *)"text", 4);
+	limits.no_digests = true;
+	f->on_emit = no_digest;
+	struct tree_writer_options options = f->options;
+	options.on_entry = keep_digest;
+	options.arg = digest;
+	tree_writer_free(f->writer);
+	f->writer = tree_writer_new(f->dst, &options);
+	assert_int_equal(tree_send(f->src, "a", "t", &limits, take, f, &sent, &f->err), 0);
+	assert_file(f->dst, "t", "text", 0644);
+	assert_memory_equal(digest, expected, sizeof(digest));
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -193,6 +226,7 @@ int main(void)
 		TEST(what_cannot_be_sent_is_missing_with_its_reason),
 		TEST(files_that_change_while_read),
 		TEST(the_sender_keeps_limits),
+		TEST(a_sender_without_digests_is_given_ours),
 	};
 	return cmocka_run_group_tests_name("file_tree_send", tests, NULL, NULL);
 }

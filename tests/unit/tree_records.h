@@ -54,6 +54,7 @@ static inline int put_tail_raw(const struct record_to *to, const void *digest, s
 	Job__V1__FileTail tail = JOB__V1__FILE_TAIL__INIT;
 	Job__V1__FileRecord record = JOB__V1__FILE_RECORD__INIT;
 
+	tail.has_sha256 = true;
 	tail.sha256.data = (uint8_t *)(uintptr_t)digest;
 	tail.sha256.len = n;
 	record.part_case = JOB__V1__FILE_RECORD__PART_TAIL;

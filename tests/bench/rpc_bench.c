@@ -1,0 +1,319 @@
+/* rpc_bench [CALLS]: a small unary call (Addition) over a Unix socketpair between two processes, by
+ * common/rpc, by the bare C core of gRPC, and the same bytes over the raw socket, taking turns call
+ * by call. The bare core has one thread at each end and no limits, deadlines or cancellation: what
+ * the layer costs is what it adds.
+ *
+ * The core is called directly here, against the house's rule, because it is what is measured. */
+#include <grpc/byte_buffer.h>
+#include <grpc/byte_buffer_reader.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_posix.h>
+#include <grpc/grpc_security.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/rpc.h"
+#include "common/sock.h"
+#include "common/util.h"
+#include "common/worker_api.h"
+#include "worker.pb-c.h"
+
+#define CALLS	   5000
+#define WARM_UP	   300
+#define TIMEOUT_MS 20000
+#define RAW_BYTES  16
+
+static _Noreturn void die(const char *what)
+{
+	fprintf(stderr, "rpc_bench: %s\n", what);
+	exit(1);
+}
+
+/* Messages, made and read the same way for both. ------------------------------------------------
+ */
+
+static grpc_byte_buffer *pack(const ProtobufCMessage *message)
+{
+	grpc_slice slice = grpc_slice_malloc(protobuf_c_message_get_packed_size(message));
+
+	protobuf_c_message_pack(message, GRPC_SLICE_START_PTR(slice));
+	grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
+	grpc_slice_unref(slice);
+	return buffer;
+}
+
+static ProtobufCMessage *unpack(grpc_byte_buffer *buffer, const ProtobufCMessageDescriptor *type)
+{
+	grpc_byte_buffer_reader reader;
+
+	if (!buffer || !grpc_byte_buffer_reader_init(&reader, buffer))
+		die("bare core: no message");
+	grpc_slice slice = grpc_byte_buffer_reader_readall(&reader);
+	ProtobufCMessage *message = protobuf_c_message_unpack(
+		type, NULL, GRPC_SLICE_LENGTH(slice), GRPC_SLICE_START_PTR(slice));
+	grpc_slice_unref(slice);
+	grpc_byte_buffer_reader_destroy(&reader);
+	if (!message)
+		die("bare core: not a message");
+	return message;
+}
+
+/* The bare core. --------------------------------------------------------------------------------
+ */
+
+static void run_batch(grpc_call *call, grpc_completion_queue *queue, const grpc_op *ops, size_t n)
+{
+	if (grpc_call_start_batch(call, ops, n, call, NULL) != GRPC_CALL_OK)
+		die("bare core: a batch was refused");
+	grpc_event ev = grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+	if (ev.type != GRPC_OP_COMPLETE || !ev.success)
+		_exit(0); /* the other end is gone */
+}
+
+static void core_serve_one(grpc_server *server, grpc_completion_queue *queue)
+{
+	Worker__V1__AdditionReply reply = WORKER__V1__ADDITION_REPLY__INIT;
+	grpc_metadata_array metadata;
+	grpc_call_details details;
+	grpc_byte_buffer *in = NULL;
+	grpc_call *call = NULL;
+	int cancelled;
+
+	grpc_metadata_array_init(&metadata);
+	grpc_call_details_init(&details);
+	grpc_server_request_call(server, &call, &details, &metadata, queue, queue, server);
+	grpc_event ev = grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+	if (ev.type != GRPC_OP_COMPLETE || !ev.success)
+		_exit(0);
+	run_batch(call, queue,
+		(grpc_op[]){{.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &in}},
+		1);
+	ProtobufCMessage *message = unpack(in, &worker__v1__addition_request__descriptor);
+	const Worker__V1__AdditionRequest *request = (const Worker__V1__AdditionRequest *)message;
+	reply.c = request->a + request->b;
+	protobuf_c_message_free_unpacked(message, NULL);
+	grpc_byte_buffer *out = pack(&reply.base);
+	const grpc_op ops[] = {
+		{.op = GRPC_OP_SEND_INITIAL_METADATA},
+		{.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = out},
+		{.op = GRPC_OP_SEND_STATUS_FROM_SERVER,
+			.data.send_status_from_server.status = GRPC_STATUS_OK},
+		{.op = GRPC_OP_RECV_CLOSE_ON_SERVER,
+			.data.recv_close_on_server.cancelled = &cancelled},
+	};
+	run_batch(call, queue, ops, ARRAY_SIZE(ops));
+	grpc_byte_buffer_destroy(in);
+	grpc_byte_buffer_destroy(out);
+	grpc_call_unref(call);
+	grpc_call_details_destroy(&details);
+	grpc_metadata_array_destroy(&metadata);
+}
+
+static void *core_serve(void *arg)
+{
+	int fd = *(int *)arg;
+	grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
+	grpc_server *server = grpc_server_create(NULL, NULL);
+	grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
+
+	grpc_server_register_completion_queue(server, queue, NULL);
+	grpc_server_start(server);
+	grpc_server_add_channel_from_fd(server, fd, plain);
+	for (;;)
+		core_serve_one(server, queue);
+	return NULL;
+}
+
+static void core_call(grpc_channel *channel, grpc_completion_queue *queue, int64_t a, int64_t b)
+{
+	Worker__V1__AdditionRequest request = WORKER__V1__ADDITION_REQUEST__INIT;
+	grpc_metadata_array head, trailer;
+	grpc_byte_buffer *in = NULL;
+	grpc_status_code status;
+	grpc_slice text;
+
+	request.a = a;
+	request.b = b;
+	grpc_byte_buffer *out = pack(&request.base);
+	grpc_metadata_array_init(&head);
+	grpc_metadata_array_init(&trailer);
+	grpc_call *call = grpc_channel_create_call(channel, NULL, GRPC_PROPAGATE_DEFAULTS, queue,
+		grpc_slice_from_static_string(worker_addition.path), NULL,
+		gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+	const grpc_op ops[] = {
+		{.op = GRPC_OP_SEND_INITIAL_METADATA},
+		{.op = GRPC_OP_SEND_MESSAGE, .data.send_message.send_message = out},
+		{.op = GRPC_OP_SEND_CLOSE_FROM_CLIENT},
+		{.op = GRPC_OP_RECV_INITIAL_METADATA,
+			.data.recv_initial_metadata.recv_initial_metadata = &head},
+		{.op = GRPC_OP_RECV_MESSAGE, .data.recv_message.recv_message = &in},
+		{.op = GRPC_OP_RECV_STATUS_ON_CLIENT,
+			.data.recv_status_on_client = {.trailing_metadata = &trailer,
+				.status = &status,
+				.status_details = &text}},
+	};
+	run_batch(call, queue, ops, ARRAY_SIZE(ops));
+	ProtobufCMessage *reply = unpack(in, &worker__v1__addition_reply__descriptor);
+	if (status != GRPC_STATUS_OK || ((Worker__V1__AdditionReply *)reply)->c != a + b)
+		die("bare core: a wrong sum");
+	protobuf_c_message_free_unpacked(reply, NULL);
+	grpc_byte_buffer_destroy(in);
+	grpc_byte_buffer_destroy(out);
+	grpc_slice_unref(text);
+	grpc_metadata_array_destroy(&head);
+	grpc_metadata_array_destroy(&trailer);
+	grpc_call_unref(call);
+}
+
+/* The layer. ------------------------------------------------------------------------------------
+ */
+
+static int handle_addition(struct rpc_call *call, void *arg, struct error **err)
+{
+	Worker__V1__AdditionReply reply = WORKER__V1__ADDITION_REPLY__INIT;
+	ProtobufCMessage *message = NULL;
+
+	(void)arg;
+	if (rpc_recv(call, TIMEOUT_MS, &message, err) != 1)
+		return -1;
+	const Worker__V1__AdditionRequest *request = (const Worker__V1__AdditionRequest *)message;
+	reply.c = request->a + request->b;
+	rpc_message_free(message);
+	return rpc_send(call, &reply.base, err);
+}
+
+static void layer_call(struct rpc_peer *peer, int64_t a, int64_t b)
+{
+	Worker__V1__AdditionRequest request = WORKER__V1__ADDITION_REQUEST__INIT;
+	_cleanup_error_ struct error *err = NULL;
+	ProtobufCMessage *reply = NULL;
+
+	request.a = a;
+	request.b = b;
+	if (rpc_unary(peer, &worker_addition, &request.base, TIMEOUT_MS, &reply, &err) < 0)
+		die(err->text);
+	if (((Worker__V1__AdditionReply *)reply)->c != a + b)
+		die("layer: a wrong sum");
+	rpc_message_free(reply);
+}
+
+/* The raw socket. -------------------------------------------------------------------------------
+ */
+
+static void *raw_serve(void *arg)
+{
+	int fd = *(int *)arg;
+	char buf[RAW_BYTES];
+
+	while (recv(fd, buf, sizeof(buf), MSG_WAITALL) == RAW_BYTES)
+		if (send(fd, buf, sizeof(buf), 0) != RAW_BYTES)
+			break;
+	return NULL;
+}
+
+static void raw_call(int fd)
+{
+	char buf[RAW_BYTES] = {0};
+
+	if (send(fd, buf, sizeof(buf), 0) != RAW_BYTES ||
+		recv(fd, buf, sizeof(buf), MSG_WAITALL) != RAW_BYTES)
+		die("raw socket");
+}
+
+/* Both processes. -------------------------------------------------------------------------------
+ */
+
+enum subject { RAW, CORE, LAYER, SUBJECTS };
+static const char *const names[SUBJECTS] = {"raw socket", "bare gRPC core", "common/rpc"};
+
+static _Noreturn void serve(int fds[SUBJECTS])
+{
+	static const struct rpc_service services[] = {{&worker_addition, handle_addition}};
+	_cleanup_error_ struct error *err = NULL;
+	pthread_t raw, core;
+
+	rpc_init();
+	struct rpc_server *server = rpc_server_new(services, 1, NULL, &rpc_limits_guest, &err);
+	if (!server || rpc_server_add(server, fds[LAYER], NULL, NULL, &err) < 0)
+		die(err->text);
+	if (pthread_create(&raw, NULL, raw_serve, &fds[RAW]) != 0 ||
+		fd_set_nonblock(fds[CORE], true) < 0 ||
+		pthread_create(&core, NULL, core_serve, &fds[CORE]) != 0)
+		die("a thread");
+	pthread_join(raw, NULL); /* the caller is done */
+	_exit(0);
+}
+
+static int compare(const void *a, const void *b)
+{
+	const uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	return (x > y) - (x < y);
+}
+
+static void print(uint32_t *times[SUBJECTS], int calls)
+{
+	printf("%-16s %10s %10s %10s %12s\n", "", "p50 us", "p90 us", "p99 us", "of bare core");
+	for (int s = 0; s < SUBJECTS; s++)
+		qsort(times[s], (size_t)calls, sizeof(*times[s]), compare);
+	for (int s = 0; s < SUBJECTS; s++)
+		printf("%-16s %10u %10u %10u %11.2fx\n", names[s], times[s][calls / 2],
+			times[s][calls * 9 / 10], times[s][calls * 99 / 100],
+			(double)times[s][calls / 2] / times[CORE][calls / 2]);
+}
+
+int main(int argc, char **argv)
+{
+	int calls = argc > 1 ? atoi(argv[1]) : CALLS;
+	_cleanup_error_ struct error *err = NULL;
+	int ours[SUBJECTS], theirs[SUBJECTS];
+	uint32_t *times[SUBJECTS];
+
+	if (calls < 1)
+		die("usage: rpc_bench [CALLS]");
+	for (int s = 0; s < SUBJECTS; s++) {
+		int pair[2];
+		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+			die("socketpair");
+		ours[s] = pair[0];
+		theirs[s] = pair[1];
+		times[s] = xcalloc((size_t)calls, sizeof(*times[s]));
+	}
+	/* Before gRPC has threads in either. */
+	pid_t pid = fork();
+	if (pid < 0)
+		die("fork");
+	for (int s = 0; s < SUBJECTS; s++)
+		close(pid == 0 ? ours[s] : theirs[s]);
+	if (pid == 0)
+		serve(theirs);
+
+	rpc_init();
+	struct rpc_peer *peer = rpc_peer_new(ours[LAYER], "bench", &rpc_limits_guest, &err);
+	if (!peer || fd_set_nonblock(ours[CORE], true) < 0)
+		die("peer");
+	grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
+	grpc_channel_credentials *plain = grpc_insecure_credentials_create();
+	grpc_channel *channel = grpc_channel_create_from_fd("peer", ours[CORE], plain, NULL);
+	for (int i = -WARM_UP; i < calls; i++) {
+		uint64_t t[SUBJECTS + 1];
+		t[0] = now_mono_usec();
+		raw_call(ours[RAW]);
+		t[1] = now_mono_usec();
+		core_call(channel, queue, 5, i);
+		t[2] = now_mono_usec();
+		layer_call(peer, 5, i);
+		t[3] = now_mono_usec();
+		for (int s = 0; s < SUBJECTS && i >= 0; s++)
+			times[s][i] = (uint32_t)(t[s + 1] - t[s]);
+	}
+	print(times, calls);
+	close(ours[RAW]);
+	waitpid(pid, NULL, 0);
+	return 0;
+}
