@@ -38,7 +38,10 @@ struct host *host_new(const struct config *config, struct error **err)
 	host->config = config;
 	pthread_mutex_init(&host->lock, NULL);
 	host->owner = owner_of(config->state_dir);
-	host->cids = cid_pool_new();
+	struct cid_range cids = {0};
+	/* The configuration was checked when it was read. */
+	free(cid_range_parse(config->cids, &cids));
+	host->cids = cid_pool_new(cids);
 	host->accel = accel_new(config->accel, accel_file);
 	vms = host_vm_dir(host, NULL);
 	/* 0711: QEMU runs as another user where we are root, and each VM's directory is its own. */
