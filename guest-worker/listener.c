@@ -104,9 +104,8 @@ static void *accept_thread(void *arg)
 	}
 }
 
-struct listener *listener_new(
-	struct worker *worker, uint32_t port, const char *unix_path, bool privileged,
-	struct error **err)
+struct listener *listener_new(struct worker *worker, uint32_t port, const char *unix_path,
+	bool privileged, struct error **err)
 {
 	struct endpoint endpoint = {.kind = ENDPOINT_VSOCK, .cid = UINT32_MAX, .port = port};
 	struct listener *listener = xcalloc(1, sizeof(*listener));

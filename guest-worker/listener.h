@@ -12,9 +12,8 @@ struct listener;
 /* vsock: on every CID of ours. unix_path: a Unix socket instead (mode 0600), for tests; or NULL.
  * privileged: the host always dials from a port below 1024, so that whoever does not is another of
  * its users. */
-struct listener *listener_new(
-	struct worker *worker, uint32_t port, const char *unix_path, bool privileged,
-	struct error **err);
+struct listener *listener_new(struct worker *worker, uint32_t port, const char *unix_path,
+	bool privileged, struct error **err);
 /* Accept, on a thread of its own. */
 int listener_start(struct listener *listener, struct error **err);
 /* Takes no more connections; those that are there stay. */

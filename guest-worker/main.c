@@ -239,8 +239,8 @@ static int serve(const struct options *options, const struct job_root *root, uin
 	rpc_init();
 	struct worker *worker = worker_new(&worker_options, err);
 	explicit_bzero(secret, sizeof(secret));
-	if (worker && (listener = listener_new(worker, options->port, options->unix_path,
-			      privileged, err))) {
+	if (worker && (listener = listener_new(
+			       worker, options->port, options->unix_path, privileged, err))) {
 		worker_set_ready(worker);
 		r = listener_start(listener, err);
 	}

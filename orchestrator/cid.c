@@ -9,8 +9,8 @@
 #define CID_MOST  0xfffffffeu
 /* From a range so wide, chance alone seldom gives what another has. */
 #define CID_WIDE  0x10000u
-#define REST_USEC  (UINT64_C(600) * 1000000)
-#define IN_USE	   0
+#define REST_USEC (UINT64_C(600) * 1000000)
+#define IN_USE	  0
 
 struct entry {
 	uint32_t cid;
@@ -139,8 +139,7 @@ uint32_t cid_take(struct cid_pool *pool, uint64_t now_usec)
 	uint32_t cid = pick_fresh(pool);
 	struct entry *rested = cid ? NULL : longest_rested(pool);
 	if (cid) {
-		pool->entries =
-			xreallocarray(pool->entries, pool->n + 1, sizeof(*pool->entries));
+		pool->entries = xreallocarray(pool->entries, pool->n + 1, sizeof(*pool->entries));
 		pool->entries[pool->n++] = (struct entry){.cid = cid, .until = IN_USE};
 	} else if (rested) {
 		rested->until = IN_USE;

@@ -1,6 +1,7 @@
 /* Which CIDs our VMs have. Random from a wide range, in order from a narrow one, and not used again
- * for ten minutes: a peer that still talks to a CID must not reach another VM. On one host CIDs are global with the
- * kernel's device, so one of ours may be taken by somebody else: the caller picks again. */
+ * for ten minutes: a peer that still talks to a CID must not reach another VM. On one host CIDs are
+ * global with the kernel's device, so one of ours may be taken by somebody else: the caller picks
+ * again. */
 #pragma once
 
 #include <stdbool.h>

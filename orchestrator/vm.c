@@ -277,8 +277,9 @@ static int start_domain(struct vm *vm, struct error **err)
 			return error_move(err, steal_ptr(failed));
 		if (i == CID_TRIES - 1) {
 			error_move(err, steal_ptr(failed));
-			return error_wrap(err, "CID %u is taken by another process, as others of "
-					       "%s before it",
+			return error_wrap(err,
+				"CID %u is taken by another process, as others of "
+				"%s before it",
 				vm->facts.cid, vm->host->config->cids);
 		}
 		log_info(vm->facts.id, "CID %u is taken, trying another", vm->facts.cid);
