@@ -13,6 +13,8 @@
 #include "common/util.h"
 #include "orchestrator/domain_xml.h"
 
+#define LIBVIRT_DOMAINS_DIR "/var/lib/libvirt/qemu"
+
 /* Two daemons with different state directories must not take each other's domains for their own. */
 static char *owner_of(const char *state_dir)
 {
@@ -147,6 +149,17 @@ static bool others_may_reach(const char *dir)
 	}
 }
 
+/* libvirtd has its domains' own directories in one that on Debian just its own user and group may
+ * pass. QEMU must read a file in there, as whoever it runs. */
+static gid_t gid_of_libvirt(void)
+{
+	struct stat st;
+
+	if (stat(LIBVIRT_DOMAINS_DIR, &st) < 0 || (st.st_mode & S_IXOTH))
+		return getegid();
+	return st.st_gid;
+}
+
 void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_uid, gid_t *ret_gid)
 {
 	bool remote = is_remote(host->virt);
@@ -158,7 +171,7 @@ void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_u
 	/* The system's libvirtd may run QEMU as anybody; as us it reaches what is ours. */
 	if (remote && geteuid() != 0) {
 		*ret_uid = geteuid();
-		*ret_gid = getegid();
+		*ret_gid = gid_of_libvirt();
 		return;
 	}
 	const struct passwd *pw = getpwnam("libvirt-qemu");

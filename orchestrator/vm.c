@@ -99,7 +99,8 @@ static void name_vm(struct vm *vm)
 /* A file of this VM's that QEMU must read or write. */
 static int give_to_qemu(const struct vm *vm, const char *path, struct error **err)
 {
-	if (vm->uid != (uid_t)-1 && chown(path, vm->uid, vm->gid) < 0)
+	/* What is ours already need not be given, and only root can give. */
+	if (vm->uid != (uid_t)-1 && vm->uid != geteuid() && chown(path, vm->uid, vm->gid) < 0)
 		return error_errno(err, errno, "%s", path);
 	return 0;
 }
