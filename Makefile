@@ -343,6 +343,23 @@ $(BIN)/tests/rpc_bench: $(call obj,tests/bench/rpc_bench.c) $(OBJ)/libcommon.a
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lsodium $(RPC_LIBS)
 .PHONY: rpc-bench
 rpc-bench: $(BIN)/tests/rpc_bench
+# What the kernel lane asks beside the product. The first runs in guests too, so it is static.
+KERNEL_VSOCK_PROGRAMS := $(BIN)/tests/vsock_probe $(BIN)/tests/stranger
+$(BIN)/tests/vsock_probe: $(call obj,tests/kernel-vsock/vsock_probe.c)
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) -static -o $@ $^
+$(BIN)/tests/stranger: $(call obj,tests/kernel-vsock/stranger.c) $(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(RPC_LIBS) -lsodium
+
+# The product as installed, with the kernel's vhost-vsock and libvirtd: here where this machine has
+# them, else in an outer VM.
+.PHONY: test-kernel-vsock
+test-kernel-vsock: programs $(KERNEL_VSOCK_PROGRAMS)
+	@$(MAKE) --no-print-directory image IMAGES=minimal
+	tests/kernel-vsock/run
 
 # Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each. What they find and what
 # they learn stays in build/fuzz; V=1 shows libFuzzer's own words.

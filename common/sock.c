@@ -19,6 +19,11 @@
 /* How long another process may hold the directory while it replaces a stale socket. */
 #define LISTEN_LOCK_MS 5000
 
+/* The kernel keeps ports up to 1023 for processes with CAP_NET_BIND_SERVICE. The upper half: there
+ * is no service of AF_VSOCK to collide with, and enough of them to choose at random. */
+#define PRIVILEGED_FIRST 512u
+#define PRIVILEGED_LAST	 1023u
+
 static int parse_u32(const char *s, uint32_t *ret)
 {
 	uint64_t v = 0;
@@ -161,6 +166,34 @@ static int connect_unix(const char *path, uint64_t deadline_usec, struct error *
 	return steal_fd(fd);
 }
 
+/* Without the right to, or where all are taken, the kernel chooses a port as usual, and the worker
+ * refuses it where it was told to. At random: the other end remembers a port for seconds. */
+static int bind_privileged(int fd)
+{
+	uint32_t start, n = PRIVILEGED_LAST - PRIVILEGED_FIRST + 1;
+
+	random_bytes(&start, sizeof(start));
+	for (uint32_t i = 0; i < n; i++) {
+		struct sockaddr_vm sa = {
+			.svm_family = AF_VSOCK,
+			.svm_cid = VMADDR_CID_ANY,
+			.svm_port = PRIVILEGED_FIRST + (start % n + i) % n,
+		};
+		if (bind(fd, (const struct sockaddr *)&sa, sizeof(sa)) == 0)
+			return 0;
+		if (errno != EADDRINUSE)
+			return -1;
+	}
+	return -1;
+}
+
+bool sock_vsock_privileged(void)
+{
+	_cleanup_close_ int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	return fd >= 0 && bind_privileged(fd) == 0;
+}
+
 static int connect_vsock(const struct endpoint *ep, uint64_t deadline_usec, struct error **err)
 {
 	_cleanup_free_ char *name = endpoint_format(ep);
@@ -179,6 +212,8 @@ static int connect_vsock(const struct endpoint *ep, uint64_t deadline_usec, stru
 	fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return error_errno(err, errno, "%s", name);
+	if (ep->cid > VMADDR_CID_HOST)
+		bind_privileged(fd);
 	/* The kernel's own default is two seconds, less than a booting guest may need. */
 	setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &tv, sizeof(tv));
 	if (connect(fd, (const struct sockaddr *)&sa, sizeof(sa)) < 0) {

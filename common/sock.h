@@ -30,6 +30,11 @@ char *endpoint_format(const struct endpoint *ep);
  * the handshake, of which not one byte too many is read. */
 int sock_connect(const struct endpoint *ep, int deadline_ms, struct error **err);
 
+/* May this process bind AF_VSOCK ports below 1024 (CAP_NET_BIND_SERVICE)? Then sock_connect() dials
+ * guests from one of those, which nobody without the right can. false also where there is no
+ * AF_VSOCK. */
+bool sock_vsock_privileged(void);
+
 /* A listening fd. unix: makes the socket with this mode; a stale one (nobody listens) is replaced,
  * a live one is ERR_EXISTS. */
 int sock_listen(const struct endpoint *ep, int backlog, mode_t mode, struct error **err);

@@ -13,6 +13,8 @@
 
 /* Where the worker finds its secret (hex) in fw_cfg: root-readable in the guest only. */
 #define PROOF_FW_CFG_NAME "opt/org.orchestrator/secret"
+/* A second line of the same file: the host dials from ports below 1024 only, refuse all others. */
+#define PROOF_PRIVILEGED_LINE "privileged-port"
 
 enum proof_side { PROOF_GUEST, PROOF_HOST };
 

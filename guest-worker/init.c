@@ -149,7 +149,7 @@ void init_power_off(void)
 	_exit(0);
 }
 
-int init_read_secret(unsigned char *ret, struct error **err)
+int init_read_secret(unsigned char *ret, bool *ret_privileged, struct error **err)
 {
 	_cleanup_error_ struct error *why = NULL;
 	size_t size = 0;
@@ -159,7 +159,9 @@ int init_read_secret(unsigned char *ret, struct error **err)
 		return error_move(err, steal_ptr(why));
 	if (!hex)
 		return 0;
-	hex[strcspn(hex, "\n")] = 0;
+	char *rest = hex;
+	strsep(&rest, "\n");
+	*ret_privileged = rest && str_eq(rest, PROOF_PRIVILEGED_LINE "\n");
 	int r = hex_decode(hex, ret, PROOF_SECRET_BYTES);
 	explicit_bzero(hex, size);
 	return r < 0 ? error_set(err, ERR_INVALID, "the secret in fw_cfg is not %d bytes in hex",

@@ -15,7 +15,8 @@ int init_job_root(struct error **err);
 /* End the machine: the host has it destroyed on a reboot, which needs no ACPI. Does not return. */
 _Noreturn void init_power_off(void);
 
-/* The boot's secret, from fw_cfg: 1 and the bytes, or 0 when the host gave none. */
-int init_read_secret(unsigned char *ret, struct error **err);
+/* The boot's secret, from fw_cfg: 1 and the bytes, or 0 when the host gave none. *ret_privileged:
+ * the host says that it dials from ports below 1024 only. */
+int init_read_secret(unsigned char *ret, bool *ret_privileged, struct error **err);
 /* One line to the machine's console. */
 void init_say(const char *line);

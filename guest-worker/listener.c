@@ -24,6 +24,7 @@ struct listener {
 	int fd;
 	int stop; /* eventfd */
 	bool vsock;
+	bool privileged; /* from ports below 1024 only */
 	bool running;
 	char *unix_path; /* owned; removed at the end */
 	pthread_t thread;
@@ -34,7 +35,12 @@ bool listener_cid_allowed(uint32_t cid)
 	return cid == WORKER_CID_HOST;
 }
 
-int listener_check_peer(int fd, bool vsock, struct error **err)
+bool listener_port_is_privileged(uint32_t port)
+{
+	return port < 1024;
+}
+
+int listener_check_peer(int fd, bool vsock, bool privileged, struct error **err)
 {
 	uint32_t cid, port;
 	uid_t uid;
@@ -46,6 +52,10 @@ int listener_check_peer(int fd, bool vsock, struct error **err)
 		if (!listener_cid_allowed(cid))
 			return error_set(err, ERR_DENIED,
 				"a connection from CID %u, which is not the host", cid);
+		if (privileged && !listener_port_is_privileged(port))
+			return error_set(err, ERR_DENIED,
+				"a connection from port %u, which any user of the host may have",
+				port);
 		return 0;
 	}
 	if (sock_peer_uid(fd, &uid, &pid, err) < 0)
@@ -67,7 +77,7 @@ static void accept_one(struct listener *listener)
 		}
 		return;
 	}
-	if (listener_check_peer(fd, listener->vsock, &err) < 0) {
+	if (listener_check_peer(fd, listener->vsock, listener->privileged, &err) < 0) {
 		close(fd);
 		log_warn("listener", "%s was closed", err->text);
 		return;
@@ -94,8 +104,8 @@ static void *accept_thread(void *arg)
 	}
 }
 
-struct listener *listener_new(
-	struct worker *worker, uint32_t port, const char *unix_path, struct error **err)
+struct listener *listener_new(struct worker *worker, uint32_t port, const char *unix_path,
+	bool privileged, struct error **err)
 {
 	struct endpoint endpoint = {.kind = ENDPOINT_VSOCK, .cid = UINT32_MAX, .port = port};
 	struct listener *listener = xcalloc(1, sizeof(*listener));
@@ -103,6 +113,7 @@ struct listener *listener_new(
 	listener->worker = worker;
 	listener->fd = -1;
 	listener->vsock = !unix_path;
+	listener->privileged = privileged;
 	listener->stop = eventfd(0, EFD_CLOEXEC);
 	if (unix_path) {
 		endpoint.kind = ENDPOINT_UNIX;

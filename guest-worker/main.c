@@ -31,6 +31,7 @@ struct options {
 	uint32_t port, ready_port; /* ready_port 0: none */
 	const char *unix_path;
 	const char *secret_file;
+	bool privileged; /* refuse the host's ports from 1024 on */
 };
 
 static const char help_text[] =
@@ -44,6 +45,7 @@ static const char help_text[] =
 	"  --ready-port N   tell the host on this port that the worker listens (default: do not)\n"
 	"  --unix PATH      listen on a Unix socket instead, for tests\n"
 	"  --secret-file F  a secret of 32 bytes in hex that the host must prove to know\n"
+	"  --privileged     refuse whoever on the host does not dial from a port below 1024\n"
 	"  --debug          log more\n"
 	"  --help, --version\n";
 
@@ -77,6 +79,7 @@ static int parse_options(int argc, char **argv, struct options *ret)
 		{"ready-port", required_argument, NULL, 'r'},
 		{"unix", required_argument, NULL, 'u'},
 		{"secret-file", required_argument, NULL, 's'},
+		{"privileged", no_argument, NULL, 'P'},
 		{"debug", no_argument, NULL, 'd'},
 		{"help", no_argument, NULL, 'h'},
 		{"version", no_argument, NULL, 'V'},
@@ -98,6 +101,9 @@ static int parse_options(int argc, char **argv, struct options *ret)
 			break;
 		case 's':
 			ret->secret_file = optarg;
+			break;
+		case 'P':
+			ret->privileged = true;
 			break;
 		case 'd':
 			log_setup(LOG_LEVEL_DEBUG, LOG_FORMAT_PLAIN);
@@ -121,12 +127,13 @@ static int parse_options(int argc, char **argv, struct options *ret)
 }
 
 /* 1 and the secret, 0 when there is none. */
-static int read_secret(const struct options *options, uint8_t *ret, struct error **err)
+static int read_secret(
+	const struct options *options, uint8_t *ret, bool *ret_privileged, struct error **err)
 {
 	size_t size;
 
 	if (options->init)
-		return init_read_secret(ret, err);
+		return init_read_secret(ret, ret_privileged, err);
 	if (!options->secret_file)
 		return 0;
 	_cleanup_free_ char *hex = read_file(options->secret_file, 4 * KIB, &size, err);
@@ -214,7 +221,8 @@ static int serve(const struct options *options, const struct job_root *root, uin
 	struct listener *listener = NULL;
 	int r = -1;
 
-	int has_secret = read_secret(options, secret, err);
+	bool privileged = options->privileged;
+	int has_secret = read_secret(options, secret, &privileged, err);
 	if (has_secret < 0)
 		return -1;
 	if (!has_secret && !options->unix_path)
@@ -231,7 +239,8 @@ static int serve(const struct options *options, const struct job_root *root, uin
 	rpc_init();
 	struct worker *worker = worker_new(&worker_options, err);
 	explicit_bzero(secret, sizeof(secret));
-	if (worker && (listener = listener_new(worker, options->port, options->unix_path, err))) {
+	if (worker && (listener = listener_new(
+			       worker, options->port, options->unix_path, privileged, err))) {
 		worker_set_ready(worker);
 		r = listener_start(listener, err);
 	}

@@ -12,6 +12,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/cid.h"
 #include "orchestrator/config_keys.h"
 #include "orchestrator/jobspec_rules.h"
 #include "orchestrator/yaml_value.h"
@@ -63,6 +64,13 @@ static char *check_libvirt_uri(const char *value)
 		       "virtual machines run on this host only");
 }
 
+static char *check_cids(const char *value)
+{
+	struct cid_range range;
+
+	return cid_range_parse(value, &range);
+}
+
 static char *check_log_level(const char *value)
 {
 	enum log_level level;
@@ -86,6 +94,7 @@ static const struct yaml_key config_keys[] = {
 	{"libvirt_uri", YT_STRING, AT(libvirt_uri), .check = check_libvirt_uri},
 	{"accel", YT_ENUM, AT(accel), .names = accel_names},
 	{"vsock", YT_ENUM, AT(vsock), .names = vsock_names},
+	{"cids", YT_STRING, AT(cids), .check = check_cids},
 	{"max_vms", YT_UINT, AT(max_vms), .min = 1, .max = 1000},
 	{"boot_timeout", YT_DURATION, AT(boot_timeout_ms), .min = SECOND_MS, .max = HOUR_MS},
 	{"kvm_probe_timeout", YT_DURATION, AT(kvm_probe_timeout_ms), .min = 100, .max = HOUR_MS},
@@ -143,6 +152,7 @@ static void set_plain_defaults(struct config *config)
 	config->libvirt_uri = xstrdup("embed");
 	config->accel = ACCEL_AUTO;
 	config->vsock = VSOCK_AUTO;
+	config->cids = xstrdup("65536-2147483646");
 	config->max_vms = MIN(MAX(cores(), 2u), 1000u);
 	config->boot_timeout_ms = 60 * SECOND_MS;
 	config->kvm_probe_timeout_ms = 10 * SECOND_MS;

@@ -27,6 +27,7 @@ struct config {
 			      * default   root below state_dir */
 	enum config_accel accel;
 	enum config_vsock vsock;
+	char *cids;		  /* "FIRST-LAST": cid_range_parse() */
 	uint32_t max_vms;	  /* at once; default: number of cores, at least 2 */
 	uint64_t boot_timeout_ms; /* from domain created to worker ready; default 60 s (TCG is slow)
 				   */

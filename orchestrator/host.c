@@ -15,7 +15,8 @@
 #include "common/util.h"
 #include "orchestrator/domain_xml.h"
 
-#define CONNECT_TIMEOUT_MS 60000
+#define CONNECT_TIMEOUT_MS  60000
+#define LIBVIRT_DOMAINS_DIR "/var/lib/libvirt/qemu"
 
 /* Two daemons with different state directories must not take each other's domains for their own. */
 static char *owner_of(const char *state_dir)
@@ -43,7 +44,10 @@ struct host *host_new(const struct config *config, struct error **err)
 	pthread_mutex_init(&host->lock, NULL);
 	host->idle_fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
 	host->owner = owner_of(config->state_dir);
-	host->cids = cid_pool_new();
+	struct cid_range cids = {0};
+	/* The configuration was checked when it was read. */
+	free(cid_range_parse(config->cids, &cids));
+	host->cids = cid_pool_new(cids);
 	host->accel = accel_new(config->accel, accel_file);
 	vms = host_vm_dir(host, NULL);
 	/* 0711: QEMU runs as another user where we are root, and each VM's directory is its own. */
@@ -225,6 +229,17 @@ static bool others_may_reach(const char *dir)
 	}
 }
 
+/* libvirtd has its domains' own directories in one that on Debian just its own user and group may
+ * pass. QEMU must read a file in there, as whoever it runs. */
+static gid_t gid_of_libvirt(void)
+{
+	struct stat st;
+
+	if (stat(LIBVIRT_DOMAINS_DIR, &st) < 0 || (st.st_mode & S_IXOTH))
+		return getegid();
+	return st.st_gid;
+}
+
 void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_uid, gid_t *ret_gid)
 {
 	bool remote = is_remote(host->virt);
@@ -236,7 +251,7 @@ void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_u
 	/* The system's libvirtd may run QEMU as anybody; as us it reaches what is ours. */
 	if (remote && geteuid() != 0) {
 		*ret_uid = geteuid();
-		*ret_gid = getegid();
+		*ret_gid = gid_of_libvirt();
 		return;
 	}
 	const struct passwd *pw = getpwnam("libvirt-qemu");

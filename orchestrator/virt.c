@@ -93,7 +93,19 @@ static enum err_code classify(const virError *e)
 	return ERR_UNAVAILABLE;
 }
 
-static int fail(struct error **err, const char *doing)
+/* What the user can do about an error of this kind, or "". */
+static const char *advice(enum err_code code, bool connecting_to_system)
+{
+	if (code == ERR_NOT_FOUND)
+		return "; is QEMU there? apt-get install qemu-system-x86";
+	if (!connecting_to_system)
+		return "";
+	if (code == ERR_DENIED)
+		return "; be in the group libvirt, or use libvirt_uri: embed";
+	return "; is libvirtd running? systemctl start libvirtd, or use libvirt_uri: embed";
+}
+
+static int fail_advising(struct error **err, const char *doing, bool connecting_to_system)
 {
 	const virError *e = virGetLastError();
 
@@ -106,7 +118,12 @@ static int fail(struct error **err, const char *doing)
 			*p = p[1] ? ';' : 0;
 	enum err_code code = classify(e);
 	return error_set(err, code, "%s: libvirt: %s (libvirt error %d)%s", doing, text, e->code,
-		code == ERR_NOT_FOUND ? "; is QEMU there? apt-get install qemu-system-x86" : "");
+		advice(code, connecting_to_system));
+}
+
+static int fail(struct error **err, const char *doing)
+{
+	return fail_advising(err, doing, false);
 }
 
 /* Connection. ------------------------------------------------------------------------------------
@@ -235,7 +252,7 @@ struct virt *virt_open(const char *uri, const char *embed_root, struct error **e
 		return NULL;
 	virConnectPtr conn = virConnectOpen(real);
 	if (!conn) {
-		fail(err, "connecting");
+		fail_advising(err, "connecting", str_starts(real, "qemu:///system"));
 		error_wrap(err, "%s", uri);
 		return NULL;
 	}

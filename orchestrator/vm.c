@@ -26,6 +26,7 @@
 #include "common/log.h"
 #include "common/sock.h"
 #include "common/util.h"
+#include "common/worker_proof.h"
 #include "orchestrator/domain_xml.h"
 #include "orchestrator/spawn.h"
 
@@ -104,7 +105,8 @@ static void name_vm(struct vm *vm)
 /* A file of this VM's that QEMU must read or write. */
 static int give_to_qemu(const struct vm *vm, const char *path, struct error **err)
 {
-	if (vm->uid != (uid_t)-1 && lchown(path, vm->uid, vm->gid) < 0)
+	/* What is ours already need not be given, and only root can give. */
+	if (vm->uid != (uid_t)-1 && vm->uid != geteuid() && lchown(path, vm->uid, vm->gid) < 0)
 		return error_errno(err, errno, "%s", path);
 	return 0;
 }
@@ -123,7 +125,15 @@ static int make_secret(struct vm *vm, struct error **err)
 
 	random_bytes(vm->secret, sizeof(vm->secret));
 	_cleanup_free_ char *hex = hex_encode(vm->secret, sizeof(vm->secret));
-	if (write_file(path, hex, strlen(hex), 0600, false, err) < 0)
+	/* Any user of this host may dial any guest with the kernel's device; where we can dial from
+	 * a port that they cannot, the worker need not hear them at all. */
+	bool privileged = vm->vsock_kind == VSOCK_DEVICE_KERNEL && sock_vsock_privileged();
+	_cleanup_free_ char *text =
+		str_printf("%s\n%s", hex, privileged ? PROOF_PRIVILEGED_LINE "\n" : "");
+	int r = write_file(path, text, strlen(text), 0600, false, err);
+	explicit_bzero(hex, strlen(hex));
+	explicit_bzero(text, strlen(text));
+	if (r < 0)
 		return -1;
 	return give_to_qemu(vm, path, err);
 }
@@ -255,6 +265,10 @@ static int start_domain(struct vm *vm, struct error **err)
 		_cleanup_error_ struct error *failed = NULL;
 
 		vm->facts.cid = cid_take(vm->host->cids, now_mono_usec());
+		if (!vm->facts.cid)
+			return error_set(err, ERR_LIMIT,
+				"each CID of %s has a VM; widen cids in the configuration",
+				vm->host->config->cids);
 		vm->vsock = vsock_device_new(
 			vm->vsock_kind, vm->dir, vm->facts.cid, vm->uid, vm->gid, err);
 		if (!vm->vsock || give_to_qemu(vm, vm->dir, err) < 0)
@@ -266,8 +280,15 @@ static int start_domain(struct vm *vm, struct error **err)
 		if (vm->domain)
 			return 0;
 		bool taken = failed->code == ERR_STATE && vm->vsock_kind == VSOCK_DEVICE_KERNEL;
-		if (!taken || i == CID_TRIES - 1)
+		if (!taken)
 			return error_move(err, steal_ptr(failed));
+		if (i == CID_TRIES - 1) {
+			error_move(err, steal_ptr(failed));
+			return error_wrap(err,
+				"CID %u is taken by another process, as others of "
+				"%s before it",
+				vm->facts.cid, vm->host->config->cids);
+		}
 		log_info(vm->facts.id, "CID %u is taken, trying another", vm->facts.cid);
 		vsock_device_free(steal_ptr(vm->vsock));
 		cid_release(vm->host->cids, vm->facts.cid, now_mono_usec());

@@ -79,7 +79,7 @@ static int listen_at(const char *path, uid_t uid, gid_t gid, struct error **err)
 		return error_set(err, ERR_INVALID, "%s: too long for a socket", path);
 	strcpy(ep.path, path);
 	_cleanup_close_ int fd = sock_listen(&ep, 16, 0600, err);
-	if (fd >= 0 && uid != (uid_t)-1 && lchown(path, uid, gid) < 0)
+	if (fd >= 0 && uid != (uid_t)-1 && uid != geteuid() && lchown(path, uid, gid) < 0)
 		return error_errno(err, errno, "%s", path);
 	return steal_fd(fd);
 }

@@ -194,6 +194,8 @@ static void mistakes_in_a_file(void **state)
 		const char *text, *want;
 	} cases[] = {
 		{"max_vm: 3", ":1:1: unknown key \"max_vm\"; did you mean \"max_vms\"?"},
+		{"cids: 1-9", ":1:7: cids: must be FIRST-LAST, both from 3 to 4294967294"},
+		{"cids: 9-8", ":1:7: cids: ends before it begins"},
 		{"max_vms: 0", ":1:10: max_vms: 0 is too little, the least is 1"},
 		{"max_vms: 1001", ":1:10: max_vms: 1001 is too much, the most is 1000"},
 		{"accel: xen", ":1:8: accel: must be auto, kvm or tcg, not \"xen\""},

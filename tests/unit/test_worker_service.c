@@ -444,13 +444,17 @@ static void only_the_host_may_connect(void **state)
 	assert_false(listener_cid_allowed(1)); /* loopback */
 	assert_false(listener_cid_allowed(3)); /* a guest */
 	assert_false(listener_cid_allowed(UINT32_MAX));
+	assert_true(listener_port_is_privileged(512));
+	assert_true(listener_port_is_privileged(1023));
+	assert_false(listener_port_is_privileged(1024));
+	assert_false(listener_port_is_privileged(UINT32_MAX));
 	/* A peer without a CID is nobody. */
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
-	assert_int_equal(listener_check_peer(fds[0], true, NULL), -1);
-	assert_int_equal(listener_check_peer(fds[0], false, NULL), 0);
+	assert_int_equal(listener_check_peer(fds[0], true, false, NULL), -1);
+	assert_int_equal(listener_check_peer(fds[0], false, true, NULL), 0);
 	close(fds[0]);
 	close(fds[1]);
-	assert_int_equal(listener_check_peer(-1, false, NULL), -1);
+	assert_int_equal(listener_check_peer(-1, false, false, NULL), -1);
 }
 
 static void connections_are_limited(void **state)
