@@ -118,6 +118,7 @@ CLI := \
 	orchestrator/cli/yaml_out.c
 
 WORKER := \
+	guest-worker/bench.c \
 	guest-worker/cgroup.c \
 	guest-worker/execution.c \
 	guest-worker/executor.c \

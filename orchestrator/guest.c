@@ -170,6 +170,11 @@ void guest_free(struct guest *guest)
 	free(guest);
 }
 
+struct rpc_peer *guest_peer(const struct guest *guest)
+{
+	return guest->peer;
+}
+
 int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err)
 {
 	Worker__V1__AdditionRequest request = WORKER__V1__ADDITION_REQUEST__INIT;

@@ -10,6 +10,7 @@
 #include "worker.pb-c.h"
 
 struct guest;
+struct rpc_peer; /* common/rpc.h */
 
 struct guest_hello {
 	char version[32], kernel[80]; /* escaped */
@@ -27,6 +28,9 @@ void guest_free(struct guest *guest);
 /* From any thread: what is under way returns soon, guest_run() after having asked the program to
  * end, everything else with ERR_CANCELLED. */
 void guest_interrupt(struct guest *guest);
+
+/* The connection itself, for calls that are only measured. Borrowed. */
+struct rpc_peer *guest_peer(const struct guest *guest);
 
 /* The smoke test. */
 int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err);
