@@ -31,6 +31,12 @@ COMMON := \
 ORCHESTRATOR := \
 	orchestrator/accel.c \
 	orchestrator/attempt.c \
+	orchestrator/bench_measure.c \
+	orchestrator/bench_plot.c \
+	orchestrator/bench_report.c \
+	orchestrator/bench_result.c \
+	orchestrator/bench_stats.c \
+	orchestrator/bench_vm.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
 	orchestrator/control.c \
@@ -82,6 +88,7 @@ ORCHESTRATOR := \
 	orchestrator/yaml_value.c
 
 CLI := \
+	orchestrator/cli/bench.c \
 	orchestrator/cli/cancel.c \
 	orchestrator/cli/cli.c \
 	orchestrator/cli/config.c \
