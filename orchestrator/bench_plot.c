@@ -72,18 +72,18 @@ static void write_title(const struct bench_result *result, FILE *to)
 	const char *device =
 		str_eq(c->vsock_device, "kernel") ? "kernel vhost-vsock" : "userspace vsock device";
 
+	qemu[strcspn(qemu, " ")] = 0; /* what the distribution adds has no place here */
+	fprintf(to, "set label 1 'gRPC between host and guest: vsock and TCP/IP' "
+		    "at screen 0.045,0.955 left font ',19'\n");
 	fprintf(to,
-		"set label 1 'gRPC between host and guest: vsock and TCP/IP' at screen 0.045,0.955 "
-		"left font ',19'\n");
+		"set label 2 '%s, %s; TCP over virtio-net and QEMU user-mode network; %u rounds, "
+		"%zu calls by each way' at screen 0.045,0.908 left tc rgb '#555555'\n",
+		str_eq(c->accelerator, "tcg") ? "emulated guest (tcg)" : accel, device,
+		result->plan.rounds, result->calls[BENCH_GRPC][BENCH_VSOCK].n);
 	fprintf(to,
-		"set label 2 '%s, %s; TCP over virtio-net and QEMU user-mode network' "
-		"at screen 0.045,0.908 left tc rgb '#555555'\n",
-		str_eq(c->accelerator, "tcg") ? "emulated guest (tcg)" : accel, device);
-	fprintf(to,
-		"set label 3 'guest Linux %s; host Linux %s, %u cores, load %.1f before; QEMU %s; "
-		"%u rounds, %zu calls each' at screen 0.045,0.872 left tc rgb '#555555'\n",
-		guest, host, c->host_cpus, c->load_before, qemu, result->plan.rounds,
-		result->calls[BENCH_GRPC][BENCH_VSOCK].n);
+		"set label 3 'guest Linux %.40s; host Linux %.40s, %u cores, load %.1f before; "
+		"QEMU %.20s' at screen 0.045,0.872 left tc rgb '#555555'\n",
+		guest, host, c->host_cpus, c->load_before, qemu);
 }
 
 /* x counts nines: 0 is the least, 1 is p90, 2 is p99. Milliseconds. */
@@ -140,9 +140,10 @@ static void plot_latency(FILE *to)
 	fputs("set origin 0.0,0.0\nset size 0.5,0.86\n"
 	      "set title 'Time of one call, by percentile'\n"
 	      "set xrange [0:3]\n"
-	      "set xtics ('fastest' 0, 'p50' 0.30103, 'p90' 1, 'p99' 2, 'p99.9' 3)\n"
+	      "set xtics ('min' 0, 'p50' 0.30103, 'p90' 1, 'p99' 2, 'p99.9' 3)\n"
 	      "set ylabel 'milliseconds (1 byte there and back)'\n"
 	      "set key top left\n"
+	      "set autoscale yfixmin\n"
 	      "plot ",
 		to);
 	for (int layer = 0; layer < BENCH_LAYERS; layer++)
@@ -162,6 +163,7 @@ static void plot_rates(int direction, FILE *to)
 		"set xtics ('64 B' 0, '1 KiB' 1, '16 KiB' 2, '64 KiB' 3, '256 KiB' 4, '1 MiB' 5)\n"
 		"set ylabel 'MiB/s'\n"
 		"set key bottom right\n"
+		"set autoscale y\n"
 		"plot ",
 		direction == BENCH_TO_GUEST ? "0.43" : "0.0", "0.43",
 		direction == BENCH_TO_GUEST ? "to the guest" : "from the guest");
