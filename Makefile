@@ -31,6 +31,12 @@ COMMON := \
 ORCHESTRATOR := \
 	orchestrator/accel.c \
 	orchestrator/attempt.c \
+	orchestrator/bench_measure.c \
+	orchestrator/bench_plot.c \
+	orchestrator/bench_report.c \
+	orchestrator/bench_result.c \
+	orchestrator/bench_stats.c \
+	orchestrator/bench_vm.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
 	orchestrator/control.c \
@@ -83,6 +89,7 @@ ORCHESTRATOR := \
 	orchestrator/yaml_value.c
 
 CLI := \
+	orchestrator/cli/bench.c \
 	orchestrator/cli/cancel.c \
 	orchestrator/cli/cli.c \
 	orchestrator/cli/config.c \
@@ -119,6 +126,7 @@ CLI := \
 	orchestrator/cli/yaml_out.c
 
 WORKER := \
+	guest-worker/bench.c \
 	guest-worker/cgroup.c \
 	guest-worker/execution.c \
 	guest-worker/executor.c \
@@ -152,6 +160,7 @@ VSOCK_DEVICE := \
 
 UNIT_TESTS := \
 	tests/unit/test_accel.c \
+	tests/unit/test_bench.c \
 	tests/unit/test_cid.c \
 	tests/unit/test_cli.c \
 	tests/unit/test_cli_jobs.c \
@@ -334,6 +343,7 @@ $(VSOCK_PROGRAMS):
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^
 .PHONY: vsock-programs
+
 vsock-programs: $(LIBEXEC)/vsock-device $(VSOCK_PROGRAMS)
 
 # What the RPC layer costs, for tests/bench/bench-rpc.

@@ -35,3 +35,10 @@ const struct rpc_method worker_get = {
 	.reply = &job__v1__file_record__descriptor,
 	.replies = true,
 };
+const struct rpc_method worker_bench = {
+	.path = "/worker.v1.Worker/Bench",
+	.request = &worker__v1__bench_request__descriptor,
+	.reply = &worker__v1__bench_reply__descriptor,
+	.requests = true,
+	.replies = true,
+};

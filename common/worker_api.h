@@ -11,4 +11,5 @@ extern const struct rpc_method worker_addition;
 extern const struct rpc_method worker_run;
 extern const struct rpc_method worker_put;
 extern const struct rpc_method worker_get;
+extern const struct rpc_method worker_bench;
 extern const struct rpc_method worker_shutdown;

@@ -148,7 +148,8 @@ static int check_proof(
 		worker_proof_check(worker->secret, PROOF_HOST, conn->host_nonce, conn->guest_nonce,
 			proof->data, proof->len)) {
 		conn->proven = true;
-		if (worker->controller && worker->controller != conn)
+		/* A benchmark compares connections, and has several. */
+		if (worker->controller && worker->controller != conn && !worker->bench)
 			end_conn(worker->controller);
 		worker->controller = conn;
 		return 0;
@@ -272,6 +273,7 @@ static const struct rpc_service services[] = {
 	{&worker_run, worker_handle_run},
 	{&worker_put, worker_handle_put},
 	{&worker_get, worker_handle_get},
+	{&worker_bench, worker_handle_bench},
 	{&worker_shutdown, handle_shutdown},
 };
 
@@ -291,6 +293,7 @@ struct worker *worker_new(const struct worker_options *options, struct error **e
 
 	worker->root = options->root;
 	worker->init = options->init;
+	worker->bench = options->bench;
 	worker->kernel_usec = options->kernel_usec;
 	pthread_mutex_init(&worker->lock, NULL);
 	if (options->secret) {

@@ -18,6 +18,7 @@ struct worker_options {
 	const struct job_root *root; /* borrowed */
 	bool init;		     /* we are PID 1 */
 	const uint8_t *secret;	     /* PROOF_SECRET_BYTES, copied; or NULL */
+	bool bench;		     /* this VM is `orchestrator bench`'s (bench.h) */
 	uint64_t kernel_usec;	     /* uptime when the program began */
 };
 

@@ -12,6 +12,7 @@
 struct worker {
 	const struct job_root *root; /* borrowed */
 	bool init;
+	bool bench; /* offer Bench, and serve several proven connections */
 	bool has_secret;
 	uint8_t secret[PROOF_SECRET_BYTES];
 	uint64_t kernel_usec, ready_usec;
@@ -48,3 +49,4 @@ ProtobufCMessage *worker_request(struct rpc_call *call, struct error **err);
 int worker_handle_run(struct rpc_call *call, void *server_arg, struct error **err); /* run.c */
 int worker_handle_put(struct rpc_call *call, void *server_arg, struct error **err); /* files.c */
 int worker_handle_get(struct rpc_call *call, void *server_arg, struct error **err);
+int worker_handle_bench(struct rpc_call *call, void *server_arg, struct error **err); /* bench.c */

@@ -6,6 +6,7 @@
 #include <libxml/xpathInternals.h>
 #include <string.h>
 
+#include "common/bench.h"
 #include "common/util.h"
 #include "common/worker_proof.h"
 
@@ -62,7 +63,7 @@ static void pci_slot(writer w, unsigned slot)
 	close_tag(w);
 }
 
-enum { SLOT_ROOT = 2, SLOT_SCRATCH = 3, SLOT_VSOCK = 4 };
+enum { SLOT_ROOT = 2, SLOT_SCRATCH = 3, SLOT_VSOCK = 4, SLOT_BENCH = 5 };
 
 static void write_metadata(writer w, const struct domain_spec *spec)
 {
@@ -109,8 +110,9 @@ static char *cmdline_make(const struct domain_spec *spec)
 	if (!spec->kvm)
 		timers = spec->cpus == 1 ? " no_timer_check noapictimer noreplace-smp tsc=reliable"
 					 : " no_timer_check noreplace-smp tsc=reliable";
-	return str_printf("console=ttyS0 quiet panic=-1 reboot=t%s%s%s", timers,
-		spec->cmdline && *spec->cmdline ? " " : "", spec->cmdline ? spec->cmdline : "");
+	return str_printf("console=ttyS0 quiet panic=-1 reboot=t%s%s%s%s", timers,
+		spec->bench ? " " BENCH_WORD : "", spec->cmdline && *spec->cmdline ? " " : "",
+		spec->cmdline ? spec->cmdline : "");
 }
 
 static void write_os(writer w, const struct domain_spec *spec)
@@ -287,11 +289,38 @@ static void write_user_vsock(writer w, const struct domain_spec *spec)
 	_cleanup_free_ char *device = str_printf(
 		"vhost-user-vsock-pci,chardev=vsock0,bus=pcie.0,addr=0x%02x", SLOT_VSOCK);
 
-	open_tag(w, "qemu:commandline");
 	qemu_argument(w, "-chardev");
 	qemu_argument(w, chardev);
 	qemu_argument(w, "-device");
 	qemu_argument(w, device);
+}
+
+/* Nor can it lead a port of the host's to a guest. */
+static void write_bench_network(writer w, const struct domain_bench *bench)
+{
+	_cleanup_free_ char *netdev =
+		str_printf("user,id=bench0,restrict=on,ipv6=off,"
+			   "hostfwd=tcp:127.0.0.1:%u-" BENCH_GUEST_ADDRESS ":%u,"
+			   "hostfwd=tcp:127.0.0.1:%u-" BENCH_GUEST_ADDRESS ":%u",
+			bench->rpc_port, WORKER_PORT, bench->raw_port, BENCH_RAW_PORT);
+	_cleanup_free_ char *device = str_printf(
+		"virtio-net-pci,netdev=bench0,romfile=,bus=pcie.0,addr=0x%02x", SLOT_BENCH);
+
+	qemu_argument(w, "-netdev");
+	qemu_argument(w, netdev);
+	qemu_argument(w, "-device");
+	qemu_argument(w, device);
+}
+
+static void write_qemu_arguments(writer w, const struct domain_spec *spec)
+{
+	if (!spec->vhost_user && !spec->bench)
+		return;
+	open_tag(w, "qemu:commandline");
+	if (spec->vhost_user)
+		write_user_vsock(w, spec);
+	if (spec->bench)
+		write_bench_network(w, spec->bench);
 	close_tag(w);
 }
 
@@ -310,8 +339,24 @@ static void write_seclabel(writer w, const struct domain_spec *spec)
 	close_tag(w);
 }
 
+static int check_spec(const struct domain_spec *spec, struct error **err)
+{
+	/* A comma would end the value in QEMU's -chardev option. */
+	if (spec->vhost_user && strchr(spec->vhost_user, ','))
+		return error_set(err, ERR_INVALID, "%s: a comma is not possible in runtime_dir",
+			spec->vhost_user);
+	/* An image says what its kernel needs, not what the VM is for. */
+	if (spec->cmdline && strstr(spec->cmdline, BENCH_WORD))
+		return error_set(err, ERR_INVALID,
+			"the image's command line has " BENCH_WORD
+			", which is not the image's to say");
+	return 0;
+}
+
 char *domain_xml_make(const struct domain_spec *spec, struct error **err)
 {
+	if (check_spec(spec, err) < 0)
+		return NULL;
 	xmlBufferPtr buffer = xmlBufferCreate();
 	writer w = buffer ? xmlNewTextWriterMemory(buffer, 0) : NULL;
 
@@ -319,14 +364,6 @@ char *domain_xml_make(const struct domain_spec *spec, struct error **err)
 		if (buffer)
 			xmlBufferFree(buffer);
 		error_set(err, ERR_LIMIT, "no memory for the domain's XML");
-		return NULL;
-	}
-	/* A comma would end the value in QEMU's -chardev option. */
-	if (spec->vhost_user && strchr(spec->vhost_user, ',')) {
-		error_set(err, ERR_INVALID, "%s: a comma is not possible in runtime_dir",
-			spec->vhost_user);
-		xmlFreeTextWriter(w);
-		xmlBufferFree(buffer);
 		return NULL;
 	}
 	xmlTextWriterSetIndent(w, 1);
@@ -344,8 +381,7 @@ char *domain_xml_make(const struct domain_spec *spec, struct error **err)
 	element(w, "on_crash", "destroy");
 	write_devices(w, spec);
 	write_seclabel(w, spec);
-	if (spec->vhost_user)
-		write_user_vsock(w, spec);
+	write_qemu_arguments(w, spec);
 	write_capabilities(w);
 	close_tag(w);
 	xmlTextWriterEndDocument(w);

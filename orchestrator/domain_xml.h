@@ -1,5 +1,5 @@
 /* The domain's XML: one function per section, nothing in the machine that the job does not need,
- * and no network interface. */
+ * and no network interface but the benchmark's own. */
 #pragma once
 
 #include <stdbool.h>
@@ -8,6 +8,13 @@
 #include <sys/types.h>
 
 #include "common/error.h"
+
+/* What `orchestrator bench`, and nothing else, adds: a network interface on QEMU's own user-mode
+ * network, by which the guest reaches nobody (restrict=on), and two ports of 127.0.0.1 that lead to
+ * it (common/bench.h). */
+struct domain_bench {
+	uint16_t rpc_port, raw_port;
+};
 
 /* Everything is borrowed. */
 struct domain_spec {
@@ -28,6 +35,7 @@ struct domain_spec {
 	const char *secret_file; /* hex, handed over by fw_cfg */
 	uint32_t cid;		 /* kernel device */
 	const char *vhost_user;	 /* Unix socket of the userspace device; NULL: kernel device */
+	const struct domain_bench *bench; /* NULL, unless the VM is the benchmark's */
 	/* Run QEMU as this user (libvirt running as root); (uid_t)-1: libvirt's configuration
 	 * decides */
 	uid_t uid;

@@ -181,6 +181,11 @@ int guest_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *
 	return 0;
 }
 
+struct rpc_peer *guest_peer(const struct guest *guest)
+{
+	return guest->peer;
+}
+
 int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err)
 {
 	Worker__V1__AdditionRequest request = WORKER__V1__ADDITION_REQUEST__INIT;

@@ -10,6 +10,7 @@
 #include "worker.pb-c.h"
 
 struct guest;
+struct rpc_peer; /* common/rpc.h */
 
 struct guest_hello {
 	char version[32], kernel[80]; /* escaped */
@@ -30,6 +31,9 @@ void guest_interrupt(struct guest *guest);
  * the protocol with ERR_STATE and what to do. */
 int guest_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *ret_hello,
 	struct error **err);
+
+/* The connection itself, for calls that are only measured. Borrowed. */
+struct rpc_peer *guest_peer(const struct guest *guest);
 
 /* The smoke test. */
 int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err);

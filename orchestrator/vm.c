@@ -74,6 +74,11 @@ const uint8_t *vm_secret(const struct vm *vm)
 	return vm->secret;
 }
 
+int vm_device_pid(const struct vm *vm)
+{
+	return vsock_device_pid(vm->vsock);
+}
+
 int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error **err)
 {
 	return vsock_device_connect(vm->vsock, port, timeout_ms, err);
@@ -251,6 +256,7 @@ static char *make_xml(const struct vm *vm, struct error **err)
 		.secret_file = secret,
 		.cid = vm->facts.cid,
 		.vhost_user = vsock_device_vhost_socket(vm->vsock),
+		.bench = vm->order->bench,
 		.uid = vm->uid,
 		.gid = vm->gid,
 	};

@@ -7,6 +7,8 @@
 #include "orchestrator/host.h"
 #include "orchestrator/image.h"
 
+struct domain_bench; /* domain_xml.h */
+
 /* Borrowed, with all it points to, until vm_destroy(). */
 struct vm_order {
 	const struct image *image;
@@ -16,6 +18,7 @@ struct vm_order {
 	uint64_t memory_bytes;
 	uint64_t disk_bytes; /* 0: what is written goes to the guest's memory */
 	const char *console_file;
+	const struct domain_bench *bench; /* NULL but for `orchestrator bench` */
 	int cancel_fd;
 	/* Called on progress: the facts changed, or a stage was reached (then stage is not STAGES).
 	 */
@@ -34,6 +37,8 @@ struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_out
 const struct vm_facts *vm_facts(const struct vm *vm);
 void vm_set_state(struct vm *vm, const char *state); /* a static string */
 const uint8_t *vm_secret(const struct vm *vm);	     /* PROOF_SECRET_BYTES */
+/* The process of the userspace vsock device; 0: the kernel has it. */
+int vm_device_pid(const struct vm *vm);
 /* A connected fd to a port of the guest, or -1. */
 int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error **err);
 /* What is known when the worker is lost: the outcome's kind, and err gets the words (replacing what

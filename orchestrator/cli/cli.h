@@ -87,6 +87,7 @@ int cli_operands(
 void cli_note(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* The commands, each in its own file. */
+extern const struct cli_command command_bench;
 extern const struct cli_command command_cancel;
 extern const struct cli_command command_config;
 extern const struct cli_command command_doctor;

@@ -12,6 +12,7 @@ static const struct cli_command *const commands[] = {
 	&command_cancel,
 	&command_validate,
 	&command_image,
+	&command_bench,
 	&command_config,
 	&command_doctor,
 	&command_serve,

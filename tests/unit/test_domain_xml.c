@@ -66,6 +66,49 @@ static void no_network_interface_whichever_vsock_device(void **state)
 	}
 }
 
+/* The benchmark's field is the one way to an interface, and to the word that makes a worker listen
+ * on TCP; an image cannot say that word. */
+static void a_network_only_by_the_benchmarks_own_field(void **state)
+{
+	const struct domain_bench bench = {.rpc_port = 40001, .raw_port = 40002};
+	_cleanup_error_ struct error *err = NULL;
+
+	(void)state;
+	for (unsigned i = 0; i < 32; i++) {
+		struct domain_spec spec = ordinary();
+		spec.kvm = i & 1;
+		spec.vhost_user = i & 2 ? "/run/vhost.sock" : NULL;
+		spec.scratch = i & 4 ? "/run/scratch" : NULL;
+		spec.cpus = i & 8 ? 4 : 1;
+		spec.bench = i & 16 ? &bench : NULL;
+		_cleanup_free_ char *xml = make(&spec);
+		bool network = false;
+		char **devices;
+		size_t n, nics = 0;
+
+		assert_int_equal(domain_xml_devices(xml, &devices, &n, &network, NULL), 0);
+		for (size_t d = 0; d < n; d++) {
+			nics += strstr(devices[d], "net") != NULL;
+			free(devices[d]);
+		}
+		free(devices);
+		assert_int_equal(nics, i & 16 ? 1 : 0);
+		assert_int_equal(network, i & 16 ? 1 : 0);
+		assert_int_equal(strstr(xml, "orchestrator.bench") != NULL, i & 16 ? 1 : 0);
+		assert_int_equal(strstr(xml, "-netdev") != NULL, i & 16 ? 1 : 0);
+		/* Never a way out of the host, nor for others into it. */
+		if (i & 16) {
+			assert_non_null(strstr(xml, "restrict=on"));
+			assert_non_null(strstr(xml, "hostfwd=tcp:127.0.0.1:40001-10.0.2.15:9999"));
+			assert_non_null(strstr(xml, "hostfwd=tcp:127.0.0.1:40002-10.0.2.15:9997"));
+		}
+	}
+	struct domain_spec spec = ordinary();
+	spec.cmdline = "quiet orchestrator.bench";
+	assert_null(domain_xml_make(&spec, &err));
+	assert_int_equal(err->code, ERR_INVALID);
+}
+
 static void an_interface_is_seen_wherever_it_came_in(void **state)
 {
 	static const char *const xmls[] = {
@@ -154,6 +197,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_network_interface_whichever_vsock_device),
+		cmocka_unit_test(a_network_only_by_the_benchmarks_own_field),
 		cmocka_unit_test(an_interface_is_seen_wherever_it_came_in),
 		cmocka_unit_test(owner_and_id_go_there_and_back),
 		cmocka_unit_test(values_are_escaped),

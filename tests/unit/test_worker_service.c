@@ -481,6 +481,65 @@ static void connections_are_limited(void **state)
 	worker_free(worker);
 }
 
+/* What one Bench call comes to: ERR code, or 0 with the payload bytes received, or counted there.
+ */
+static int bench(
+	struct rpc_peer *peer, const Worker__V1__BenchRequest *request, uint64_t *ret_bytes)
+{
+	_cleanup_error_ struct error *err = NULL;
+	struct rpc_call *call = rpc_open(peer, &worker_bench, PATIENCE_MS, NULL);
+	ProtobufCMessage *message;
+	int r = 0;
+
+	*ret_bytes = 0;
+	/* A call that is refused may end before it was all sent. */
+	for (int i = 0; i < (request->has_send_bytes ? 1 : 3) && r == 0; i++)
+		r = rpc_send(call, &request->base, NULL);
+	if (r == 0)
+		rpc_close_send(call, NULL);
+	while ((r = rpc_recv(call, PATIENCE_MS, &message, &err)) > 0) {
+		const Worker__V1__BenchReply *reply = (const Worker__V1__BenchReply *)message;
+		*ret_bytes +=
+			reply->has_received_bytes ? reply->received_bytes : reply->payload.len;
+		rpc_message_free(message);
+	}
+	rpc_close(call);
+	return r < 0 ? (int)err->code : 0;
+}
+
+static void bench_is_for_a_vm_that_was_made_for_it(void **state)
+{
+	const struct worker_options options = {.root = &root, .bench = true};
+	struct worker *worker = worker_new(&options, NULL);
+	struct rpc_peer *peer = dial(worker), *job_peer = dial(open_worker),
+			*stranger = dial(secret_worker);
+	Worker__V1__BenchRequest send = WORKER__V1__BENCH_REQUEST__INIT, count = send;
+	uint8_t payload[1000] = {0};
+	uint64_t bytes;
+
+	(void)state;
+	send.has_send_bytes = send.has_message_bytes = true;
+	send.send_bytes = 10001;
+	send.message_bytes = 100;
+	count.has_payload = true;
+	count.payload = (ProtobufCBinaryData){sizeof(payload), payload};
+	assert_int_equal(bench(job_peer, &send, &bytes), ERR_UNSUPPORTED);
+	assert_int_equal(bench(job_peer, &count, &bytes), ERR_UNSUPPORTED);
+	assert_int_equal(bench(stranger, &send, &bytes), ERR_UNAUTHENTICATED);
+	assert_int_equal(bench(peer, &send, &bytes), 0);
+	assert_int_equal(bytes, 10001);
+	assert_int_equal(bench(peer, &count, &bytes), 0);
+	assert_int_equal(bytes, 3 * sizeof(payload));
+	send.message_bytes = 0;
+	assert_int_equal(bench(peer, &send, &bytes), ERR_INVALID);
+	send.message_bytes = UINT32_MAX;
+	assert_int_equal(bench(peer, &send, &bytes), ERR_INVALID);
+	rpc_peer_free(peer);
+	rpc_peer_free(job_peer);
+	rpc_peer_free(stranger);
+	worker_free(worker);
+}
+
 static void shutdown_is_told_and_ends_a_running_job(void **state)
 {
 	const Worker__V1__ShutdownRequest request = WORKER__V1__SHUTDOWN_REQUEST__INIT;
@@ -539,6 +598,7 @@ static int run_all(const char *name)
 		cmocka_unit_test(the_second_wrong_proof_ends_the_connection),
 		cmocka_unit_test(a_new_controller_replaces_the_old),
 		cmocka_unit_test(the_small_calls_answer),
+		cmocka_unit_test(bench_is_for_a_vm_that_was_made_for_it),
 		cmocka_unit_test(a_job_streams_and_ends),
 		cmocka_unit_test(a_running_job_is_stopped_on_order),
 		cmocka_unit_test(a_lost_host_takes_its_job_along),
