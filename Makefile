@@ -37,6 +37,7 @@ ORCHESTRATOR := \
 	orchestrator/bench_result.c \
 	orchestrator/bench_stats.c \
 	orchestrator/bench_vm.c \
+	orchestrator/capacity.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
 	orchestrator/control.c \
@@ -54,6 +55,7 @@ ORCHESTRATOR := \
 	orchestrator/image_apt.c \
 	orchestrator/image_build.c \
 	orchestrator/image_kernel.c \
+	orchestrator/image_known.c \
 	orchestrator/image_manifest.c \
 	orchestrator/image_modules.c \
 	orchestrator/image_parts.c \
@@ -68,6 +70,7 @@ ORCHESTRATOR := \
 	orchestrator/jobspec_rules.c \
 	orchestrator/loop.c \
 	orchestrator/queue.c \
+	orchestrator/rank_tree.c \
 	orchestrator/record.c \
 	orchestrator/recover.c \
 	orchestrator/results.c \
@@ -99,6 +102,7 @@ CLI := \
 	orchestrator/cli/doctor_checks.c \
 	orchestrator/cli/fetch.c \
 	orchestrator/cli/follow.c \
+	orchestrator/cli/gc.c \
 	orchestrator/cli/help.c \
 	orchestrator/cli/image.c \
 	orchestrator/cli/interrupt.c \
@@ -326,6 +330,7 @@ FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
 $(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
+$(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)
 
 unit:
 	$(MAKE) SAN=1 unit-programs
@@ -343,7 +348,6 @@ $(VSOCK_PROGRAMS):
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^
 .PHONY: vsock-programs
-
 vsock-programs: $(LIBEXEC)/vsock-device $(VSOCK_PROGRAMS)
 
 # What the RPC layer costs, for tests/bench/bench-rpc.
@@ -353,6 +357,7 @@ $(BIN)/tests/rpc_bench: $(call obj,tests/bench/rpc_bench.c) $(OBJ)/libcommon.a
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lsodium $(RPC_LIBS)
 .PHONY: rpc-bench
 rpc-bench: $(BIN)/tests/rpc_bench
+
 # What the kernel lane asks beside the product. The first runs in guests too, so it is static.
 KERNEL_VSOCK_PROGRAMS := $(BIN)/tests/vsock_probe $(BIN)/tests/stranger
 $(BIN)/tests/vsock_probe: $(call obj,tests/kernel-vsock/vsock_probe.c)
@@ -370,6 +375,21 @@ $(BIN)/tests/stranger: $(call obj,tests/kernel-vsock/stranger.c) $(OBJ)/libcommo
 test-kernel-vsock: programs $(KERNEL_VSOCK_PROGRAMS)
 	@$(MAKE) --no-print-directory image IMAGES=minimal
 	tests/kernel-vsock/run
+
+# Benchmarks of the daemon's own parts; store_bench compares with PostgreSQL, by libpq.
+$(BIN)/tests/scheduler_bench: $(call obj,tests/bench/scheduler_bench.c) $(OBJ)/liborchestrator.a \
+		$(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
+$(OBJ)/tests/bench/store_bench.o $(OBJ)/tests/bench/store_bench_pg.o: \
+	CPPFLAGS += -I/usr/include/postgresql
+$(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store_bench_pg.c) \
+		$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c) $(OBJ)/liborchestrator.a \
+		$(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lcmocka -lpq $(HOST_LIBS)
 
 # Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each. What they find and what
 # they learn stays in build/fuzz; V=1 shows libFuzzer's own words.

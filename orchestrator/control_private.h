@@ -14,6 +14,7 @@ int control_handle_wait(struct rpc_call *call, void *daemon, struct error **err)
 int control_handle_cancel(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_list_vms(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_info(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_gc(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_stop(struct rpc_call *call, void *daemon, struct error **err);
 
 static inline void rpc_message_freep(void *message)
@@ -27,6 +28,9 @@ static inline void job_info_freep(Control__V1__JobInfo **info)
 	control__v1__job_info__free_unpacked(*info, NULL);
 }
 #define _cleanup_job_info_ __attribute__((cleanup(job_info_freep)))
+
+/* Who is at the other end of the call's connection, as the kernel says. */
+uid_t control_caller(struct rpc_call *call);
 
 /* The next request; ERR_INVALID when there is none. *ret is of the method's request type. */
 int control_recv(struct rpc_call *call, void *ret, struct error **err);

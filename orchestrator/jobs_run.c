@@ -22,6 +22,8 @@ static void slot_take(struct job *job)
 		jobs->vms->prev_vm = &job->next_vm;
 	jobs->vms = job;
 	jobs->counts.vms++;
+	jobs->used.memory += job->item.demand.memory;
+	jobs->used.cpus += job->item.demand.cpus;
 }
 
 static void slot_free(struct job *job)
@@ -32,6 +34,8 @@ static void slot_free(struct job *job)
 	job->next_vm = NULL;
 	job->prev_vm = NULL;
 	job->jobs->counts.vms--;
+	job->jobs->used.memory -= job->item.demand.memory;
+	job->jobs->used.cpus -= job->item.demand.cpus;
 }
 
 /* --- the end --------------------------------------------------------------------------------- */
@@ -43,7 +47,8 @@ static void write_result_json(const struct job *job)
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_free_ char *text = record_result_json(job->final);
 
-	if (results_write_json(job->dir, text, &err) < 0)
+	/* One that ended in the queue may have no directory yet. */
+	if (make_dirs(job->dir, 0700, &err) < 0 || results_write_json(job->dir, text, &err) < 0)
 		log_warn(job->final->id, "%s", err->text);
 }
 
@@ -319,7 +324,14 @@ struct claim {
 
 static int store_claim(struct store *store, void *arg, struct error **err)
 {
-	return store->ops->claim(store, ((struct claim *)arg)->record, err);
+	const struct claim *claim = arg;
+
+	_cleanup_free_ char *inputs = str_printf("%s/inputs", claim->job->dir);
+
+	/* With inputs it is there since the submit. */
+	if (make_dirs(inputs, 0700, err) < 0)
+		return -1;
+	return store->ops->claim(store, claim->record, err);
 }
 
 static void pause_over(void *arg)
@@ -377,7 +389,7 @@ static void begin(struct job *job)
 	struct jobs *jobs = job->jobs;
 	struct claim *claim = xmalloc(sizeof(*claim));
 
-	queue_remove(&jobs->queue, &job->item);
+	queue_take(&jobs->queue, &job->item);
 	jobs->counts.queued--;
 	slot_take(job);
 	job->claiming = true;
@@ -397,7 +409,13 @@ void jobs_schedule(struct jobs *jobs)
 
 	while (!jobs->stopping && !jobs->pause) {
 		struct scheduler_view view = {
-			.max_vms = jobs->env.config->max_vms, .vms = jobs->counts.vms};
+			.max_vms = jobs->env.config->max_vms,
+			.capacity = jobs->env.capacity,
+			.vms = jobs->counts.vms,
+			.memory = jobs->used.memory,
+			.cpus = jobs->used.cpus,
+			.now_usec = now_real_usec(),
+		};
 
 		item = scheduler_next(&view, &jobs->queue);
 		if (!item)

@@ -1,6 +1,8 @@
 #include "orchestrator/record.h"
 
 #include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "common/limits.h"
@@ -9,6 +11,7 @@ static const char id_digits[] = "0123456789abcdefghijklmnopqrstuv";
 
 #define ID_TIME_DIGITS	 9
 #define ID_RANDOM_DIGITS 4
+#define ID_STEP		 0x9e375u
 #define ID_DIGITS	 (ID_TIME_DIGITS + ID_RANDOM_DIGITS)
 
 _Static_assert(ID_DIGITS < JOB_ID_SIZE, "an id fits");
@@ -26,6 +29,7 @@ void job_record_free(struct job_record *record)
 	if (!record)
 		return;
 	free(record->key);
+	free(record->share);
 	if (record->spec)
 		job__v1__spec__free_unpacked(record->spec, NULL);
 	job_result_clear(&record->result);
@@ -46,17 +50,30 @@ struct job_record *job_record_copy(const struct job_record *record)
 	struct job_record *copy = xmemdup(record, sizeof(*record));
 
 	copy->key = xstrdup(record->key);
+	copy->share = xstrdup(record->share);
 	copy->spec = record->spec ? spec_copy(record->spec) : NULL;
 	job_result_copy(&copy->result, &record->result);
 	return copy;
 }
 
+static uint32_t id_seed;
+
+static void make_id_seed(void)
+{
+	random_bytes(&id_seed, sizeof(id_seed));
+}
+
+/* Drawn anew for each, of a dozen ids made within one unit of time two would be the same now and
+ * then. So these are counted: an odd step goes through all of the 2^20 before one comes again, and
+ * the random beginning keeps apart what two daemons make. */
 void job_id_make(uint64_t now_usec, char ret[JOB_ID_SIZE])
 {
+	static atomic_uint_fast32_t made;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	uint64_t time = now_usec / 256;
-	uint32_t random;
 
-	random_bytes(&random, sizeof(random));
+	pthread_once(&once, make_id_seed);
+	uint32_t random = id_seed + (uint32_t)atomic_fetch_add(&made, 1) * ID_STEP;
 	for (int i = ID_TIME_DIGITS - 1; i >= 0; i--, time /= 32)
 		ret[i] = id_digits[time % 32];
 	for (int i = ID_DIGITS - 1; i >= ID_TIME_DIGITS; i--, random /= 32)
@@ -95,6 +112,15 @@ void record_fill_defaults(Job__V1__Spec *spec, const struct job_defaults *defaul
 	}
 	FILL(spec->limits, output_bytes, DEFAULT_OUTPUT);
 	FILL(spec->limits, artifact_bytes, DEFAULT_ARTIFACTS);
+}
+
+char *record_share_of(const Job__V1__Spec *spec, uid_t submitter)
+{
+	for (size_t i = 0; i < spec->n_labels; i++) {
+		if (str_eq(spec->labels[i]->name, "queue"))
+			return str_printf("queue:%s", spec->labels[i]->value);
+	}
+	return str_printf("uid:%u", (unsigned)submitter);
 }
 
 /* --- control.v1.JobInfo ---------------------------------------------------------------------- */
@@ -246,6 +272,7 @@ Control__V1__JobInfo *record_to_info(
 	info->state = (Control__V1__State)record->state;
 	info->times = times_to_info(result->times);
 	info->result_dir = xstrdup(result_dir);
+	info->share = xstrdup(record->share);
 	if (record->vm[0])
 		info->vm = xstrdup(record->vm);
 	if (record->attempt)

@@ -176,6 +176,11 @@ int vsock_device_status(struct vsock_device *device)
 	return vsock_device_has_ended(device) ? device->status : 0;
 }
 
+pid_t vsock_device_pid(const struct vsock_device *device)
+{
+	return device->pid;
+}
+
 void vsock_device_free(struct vsock_device *device)
 {
 	int status;

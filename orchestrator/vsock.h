@@ -39,5 +39,7 @@ int vsock_device_end_fd(const struct vsock_device *device);
 /* Its process has ended; it is collected here. Then its wait status is known. */
 bool vsock_device_has_ended(struct vsock_device *device);
 int vsock_device_status(struct vsock_device *device);
+/* The device's process; 0: none. */
+pid_t vsock_device_pid(const struct vsock_device *device);
 /* Ends the process if it still runs; call after QEMU is gone. */
 void vsock_device_free(struct vsock_device *device);
