@@ -252,8 +252,8 @@ static void accept_one(const struct bench *bench, int which)
 		sleep_ms(PAUSE_MS);
 		return;
 	}
-	if ((which == RAW_VSOCK ? listener_check_peer(fd, true, &err) : check_tcp_peer(fd, &err)) <
-		0)
+	if ((which == RAW_VSOCK ? listener_check_peer(fd, true, false, &err)
+				: check_tcp_peer(fd, &err)) < 0)
 		log_warn("bench", "%s was closed", err->text);
 	else if (which != RPC_TCP)
 		start_raw(steal_fd(fd));
