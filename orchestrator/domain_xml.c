@@ -272,9 +272,9 @@ static void qemu_argument(writer w, const char *value)
 	empty1(w, "qemu:arg", "value", value);
 }
 
-/* libvirt asks a new QEMU for each of its four hundred CPU properties, one request each, to list the
- * features in its XML: a tenth of a second and more. Without this capability it has one request for
- * them all. Nothing else of libvirt's rests on it. */
+/* libvirt asks a new QEMU for each of its four hundred CPU properties, one request each, to list
+ * the features in its XML: a tenth of a second and more. Without this capability it has one request
+ * for them all. Nothing else of libvirt's rests on it. */
 static void write_capabilities(writer w)
 {
 	open_tag(w, "qemu:capabilities");
