@@ -426,8 +426,10 @@ vhost_vsock_absent() {
 
 libvirtd_absent() {
 	[[ $OUTER_VM ]] || not_verified "only in the outer VM is libvirtd ours to stop"
-	kill "$(cat "$T/libvirtd.pid")"
-	wait_until 30 test ! -e "/proc/$(cat "$T/libvirtd.pid")"
+	local pid
+	pid=$(cat "$T/libvirtd.pid")
+	kill "$pid"
+	wait_until 30 test ! -e "/proc/$pid"
 	expect_exit 125 orc run --image minimal -- true
 	cat "$T/err"
 	expect_match 'qemu:///system: .*libvirt' "$T/err"
