@@ -2,6 +2,8 @@
 #
 #   make run      install what is missing, build, make the image, run examples/hello.yaml
 #   make test     unit tests (ASan, UBSan) and integration tests with real VMs
+#   make test-kernel-vsock
+#                 the kernel's vhost-vsock and libvirtd, in an outer VM where they are not here
 #   make help     all targets
 
 O       := build

@@ -291,9 +291,9 @@ static int start_domain(struct vm *vm, struct error **err)
 		if (i == CID_TRIES - 1) {
 			error_move(err, steal_ptr(failed));
 			return error_wrap(err,
-				"CID %u is taken by another process, as others of "
-				"%s before it",
-				vm->facts.cid, vm->host->config->cids);
+				"no CID of %s is free after %d tries: CID %u is taken by another "
+				"process",
+				vm->host->config->cids, CID_TRIES, vm->facts.cid);
 		}
 		log_info(vm->facts.id, "CID %u is taken, trying another", vm->facts.cid);
 		vsock_device_free(steal_ptr(vm->vsock));

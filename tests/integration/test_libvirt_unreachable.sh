@@ -9,3 +9,4 @@ need_image "$IMAGE"
 export ORCHESTRATOR_LIBVIRT_URI=qemu:///system
 expect_exit 125 orc run --image "$IMAGE" -- true
 expect_match 'qemu:///system: .*libvirt' "$T/err"
+expect_match 'is libvirtd running' "$T/err"

@@ -128,7 +128,7 @@ show_all() {
 	done
 	[[ $OUTER_VM ]] || return 0
 	for file in "$T"/libvirtd.log /var/log/libvirt/qemu/*.log; do
-		show "$file" 25
+		show "$file" 12
 	done
 	printf '    --- kernel\n'
 	dmesg | tail -n 20 | sed 's/^/    /'
@@ -357,14 +357,14 @@ a_sweep_spares_foreign_domains() {
 ordinary_user() { # system|session
 	[[ $OUTER_VM ]] || not_verified "needs a user of its own, which is made in the outer VM only"
 	# The worker of a user who may not bind low ports hears others, but tells them nothing.
-	tester "$1" "$orc" submit --image minimal -- sh -c 'echo "as $0"; sleep 5; exit 9' "$1" \
+	tester "$1" "$orc" submit --image minimal -- sh -c 'echo "as $0"; sleep 15; exit 9' "$1" \
 		>"$T/tester.$1"
 	local id cid pid
 	id=$(cat "$T/tester.$1")
 	wait_until 900 tester_job_began "$1" "$id"
-	tester "$1" "$orc" status "$id"
-	cid=$(tester "$1" "$orc" list vms -o json | jq -r '.[0].cid')
-	pid=$(tester "$1" "$orc" list vms -o json | jq -r '.[0].pid')
+	tester "$1" "$orc" list vms -o json >"$T/vms.$1"
+	cid=$(jq -r '.[0].cid' "$T/vms.$1")
+	pid=$(jq -r '.[0].pid' "$T/vms.$1")
 	expect_equal "QEMU's user" tester "$(stat -c %U "/proc/$pid")"
 	expect_match "vhost-vsock-pci.*guest-cid.*$cid" "/proc/$pid/cmdline"
 	as nobody "$PROBES/stranger" "$cid" 9999 >"$T/out.$1" 2>&1
@@ -426,8 +426,10 @@ vhost_vsock_absent() {
 
 libvirtd_absent() {
 	[[ $OUTER_VM ]] || not_verified "only in the outer VM is libvirtd ours to stop"
-	kill "$(cat "$T/libvirtd.pid")"
-	wait_until 30 test ! -e "/proc/$(cat "$T/libvirtd.pid")"
+	local pid
+	pid=$(cat "$T/libvirtd.pid")
+	kill "$pid"
+	wait_until 30 test ! -e "/proc/$pid"
 	expect_exit 125 orc run --image minimal -- true
 	cat "$T/err"
 	expect_match 'qemu:///system: .*libvirt' "$T/err"
