@@ -491,6 +491,7 @@ install: programs
 		install -D -m444 $(SHARE)/kernel/vmlinux $(inst)/share/orchestrator/kernel/vmlinux
 	install -m644 config/job.schema.json $(inst)/share/orchestrator/
 	install -m644 README.md $(wildcard docs/*.md) $(inst)/share/doc/orchestrator/
+	cp -R docs/img $(inst)/share/doc/orchestrator/
 	cp -R examples $(inst)/share/doc/orchestrator/
 	install -m644 $(wildcard docs/man/*.1) $(inst)/share/man/man1/
 	install -m644 $(wildcard docs/man/*.5) $(inst)/share/man/man5/

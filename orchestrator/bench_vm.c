@@ -246,8 +246,14 @@ struct guest *bench_vm_greet(
 
 void bench_vm_explain(const struct bench_vm *vm, struct error **err)
 {
-	if ((*err)->code == ERR_UNAVAILABLE || (*err)->code == ERR_TIMEOUT)
-		vm_why_lost(vm->vm, SETTLE_MS, err);
+	_cleanup_error_ struct error *why = NULL;
+
+	if ((*err)->code != ERR_UNAVAILABLE && (*err)->code != ERR_TIMEOUT)
+		return;
+	error_set(&why, (*err)->code, "%s", (*err)->text);
+	/* Of a guest that is up the call's own words say more. */
+	if (vm_why_lost(vm->vm, SETTLE_MS, &why) != OUTCOME_AGENT_LOST)
+		error_move(err, steal_ptr(why));
 }
 
 /* Where. -----------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ int bench_vm_dial(const struct bench_vm *vm, enum bench_layer layer, enum bench_
 /* Hello and proof on a connection to the RPC service; takes fd in every case. */
 struct guest *bench_vm_greet(
 	const struct bench_vm *vm, int fd, enum bench_transport transport, struct error **err);
-/* Why the last call may have failed: puts QEMU's or the kernel's end before the text of *err. */
+/* Of a call that failed for want of an answer: if QEMU or the guest's kernel has ended, *err
+ * becomes that. */
 void bench_vm_explain(const struct bench_vm *vm, struct error **err);
 
 /* Processor time used so far, in seconds, by each process that has a part in it. */

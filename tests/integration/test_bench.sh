@@ -23,6 +23,11 @@ expect_exit 2 orc bench something
 expect_exit 125 orc bench --quick --image nosuchimage
 expect_match 'nosuchimage' "$T/err"
 nothing_left
+if [[ ! -e /dev/vhost-vsock ]]; then
+	expect_exit 125 env ORCHESTRATOR_VSOCK=kernel "$ORC" bench --quick --image "$IMAGE"
+	expect_match 'modprobe vhost_vsock' "$T/err"
+	nothing_left
+fi
 
 expect_exit 0 orc bench --quick --image "$IMAGE" -o json --csv bench.csv
 cp "$T/out" bench.json
