@@ -31,6 +31,7 @@ COMMON := \
 ORCHESTRATOR := \
 	orchestrator/accel.c \
 	orchestrator/attempt.c \
+	orchestrator/capacity.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
 	orchestrator/control.c \
@@ -62,6 +63,7 @@ ORCHESTRATOR := \
 	orchestrator/jobspec_rules.c \
 	orchestrator/loop.c \
 	orchestrator/queue.c \
+	orchestrator/rank_tree.c \
 	orchestrator/record.c \
 	orchestrator/recover.c \
 	orchestrator/results.c \

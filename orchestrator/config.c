@@ -87,6 +87,8 @@ static const struct yaml_key config_keys[] = {
 	{"accel", YT_ENUM, AT(accel), .names = accel_names},
 	{"vsock", YT_ENUM, AT(vsock), .names = vsock_names},
 	{"max_vms", YT_UINT, AT(max_vms), .min = 1, .max = 1000},
+	{"memory_overcommit", YT_UINT, AT(memory_overcommit), .min = 1, .max = 10000},
+	{"cpu_overcommit", YT_UINT, AT(cpu_overcommit), .min = 1, .max = 10000},
 	{"boot_timeout", YT_DURATION, AT(boot_timeout_ms), .min = SECOND_MS, .max = HOUR_MS},
 	{"kvm_probe_timeout", YT_DURATION, AT(kvm_probe_timeout_ms), .min = 100, .max = HOUR_MS},
 	{"idle_timeout", YT_DURATION, AT(idle_timeout_ms), .min = 100, .max = 7 * DAY_MS},
@@ -144,6 +146,8 @@ static void set_plain_defaults(struct config *config)
 	config->accel = ACCEL_AUTO;
 	config->vsock = VSOCK_AUTO;
 	config->max_vms = MIN(MAX(cores(), 2u), 1000u);
+	config->memory_overcommit = 80;
+	config->cpu_overcommit = 400;
 	config->boot_timeout_ms = 60 * SECOND_MS;
 	config->kvm_probe_timeout_ms = 10 * SECOND_MS;
 	config->idle_timeout_ms = 300 * SECOND_MS;

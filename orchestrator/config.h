@@ -27,7 +27,10 @@ struct config {
 			      * default   root below state_dir */
 	enum config_accel accel;
 	enum config_vsock vsock;
-	uint32_t max_vms;	  /* at once; default: number of cores, at least 2 */
+	uint32_t max_vms;	    /* at once; default: number of cores, at least 2 */
+	uint32_t memory_overcommit; /* percent of the host's memory that VMs may have in all;
+				     * default 80 */
+	uint32_t cpu_overcommit;    /* the same for its processors; default 400 */
 	uint64_t boot_timeout_ms; /* from domain created to worker ready; default 60 s (TCG is slow)
 				   */
 	uint64_t kvm_probe_timeout_ms; /* default 10 s */

@@ -48,21 +48,36 @@ static void connection_ended(void *arg)
 	daemon_check_idle(control->daemon);
 }
 
+/* What the server keeps with each connection. */
+struct connection {
+	struct control *control;
+	uid_t uid;
+};
+
 static void on_close(void *arg)
 {
-	struct control *control = arg;
+	struct connection *connection = arg;
 
-	loop_post(control->daemon->loop, connection_ended, control);
+	loop_post(connection->control->daemon->loop, connection_ended, connection->control);
+	free(connection);
+}
+
+uid_t control_caller(struct rpc_call *call)
+{
+	const struct connection *connection = rpc_call_conn(call);
+
+	return connection->uid;
 }
 
 /* The socket's mode keeps others out already; this also holds where its directory was made wide. */
-static int check_peer(int fd, struct error **err)
+static int check_peer(int fd, uid_t *ret_uid, struct error **err)
 {
 	uid_t uid;
 	pid_t pid;
 
 	if (sock_peer_uid(fd, &uid, &pid, err) < 0)
 		return -1;
+	*ret_uid = uid;
 	if (uid != geteuid() && uid != 0)
 		return error_set(err, ERR_DENIED, "uid %u (pid %d) is not this daemon's user",
 			(unsigned)uid, (int)pid);
@@ -72,12 +87,16 @@ static int check_peer(int fd, struct error **err)
 static int let_in(struct control *control, int fd, struct error **err)
 {
 	_cleanup_close_ int owned = fd;
+	uid_t uid;
 
-	if (check_peer(fd, err) < 0)
+	if (check_peer(fd, &uid, err) < 0)
 		return -1;
+	struct connection *connection = xmalloc(sizeof(*connection));
+	*connection = (struct connection){control, uid};
 	control->connections++;
-	if (rpc_server_add(control->server, steal_fd(owned), control, on_close, err) < 0) {
+	if (rpc_server_add(control->server, steal_fd(owned), connection, on_close, err) < 0) {
 		control->connections--;
+		free(connection);
 		return -1;
 	}
 	daemon_check_idle(control->daemon);

@@ -28,6 +28,9 @@ static inline void job_info_freep(Control__V1__JobInfo **info)
 }
 #define _cleanup_job_info_ __attribute__((cleanup(job_info_freep)))
 
+/* Who is at the other end of the call's connection, as the kernel says. */
+uid_t control_caller(struct rpc_call *call);
+
 /* The next request; ERR_INVALID when there is none. *ret is of the method's request type. */
 int control_recv(struct rpc_call *call, void *ret, struct error **err);
 

@@ -93,6 +93,7 @@ static void make_record(struct upload *up, const Control__V1__SubmitRequest *req
 	record->state = JOB_QUEUED;
 	record->spec = jobspec_copy(request->spec);
 	record_fill_defaults(record->spec, &defaults);
+	record->share = record_share_of(record->spec, control_caller(up->call));
 	up->record = record;
 	up->dir = config_job_dir(config, record->id);
 }
@@ -319,6 +320,9 @@ static int submit(struct upload *up, char ret_id[JOB_ID_SIZE], struct error **er
 	if (r != 0)
 		return r < 0 ? -1 : 0;
 	make_record(up, request);
+	struct queue_demand demand = jobs_demand(up->record->spec);
+	if (scheduler_check(&up->daemon->capacity, &demand, err) < 0)
+		return -1;
 	return take_files(up, err) < 0 ? -1 : commit(up, ret_id, err);
 }
 

@@ -4,6 +4,7 @@
 
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/capacity.h"
 #include "orchestrator/control.h"
 #include "orchestrator/recover.h"
 #include "orchestrator/retention.h"
@@ -116,6 +117,7 @@ static int start(struct daemon *daemon, struct error **err)
 			.store = daemon->queue,
 			.host = daemon->host,
 			.config = daemon->config,
+			.capacity = daemon->capacity,
 			.on_change = daemon_check_idle,
 			.arg = daemon,
 		};
@@ -140,6 +142,7 @@ struct daemon *daemon_new(const struct config *config, bool idle_exit, struct er
 	daemon->config = config;
 	daemon->idle_exit = idle_exit;
 	daemon->started_usec = now_real_usec();
+	daemon->capacity = capacity_read(config);
 	daemon->loop = loop_new();
 	catch_signals(daemon);
 	if (start(daemon, err) == 0)

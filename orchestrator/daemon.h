@@ -23,6 +23,7 @@ struct daemon {
 	struct jobs *jobs;	 /* the loop's */
 	struct control *control; /* the loop's */
 	struct retention *retention;
+	struct scheduler_capacity capacity; /* read only */
 	uint64_t started_usec;
 
 	/* The loop's. */

@@ -47,13 +47,35 @@ static void job_free(struct job *job)
 	free(job);
 }
 
-static void add(struct jobs *jobs, struct job *job)
+struct queue_demand jobs_demand(const Job__V1__Spec *spec)
+{
+	struct queue_demand demand = {0};
+
+	if (spec->resources) {
+		demand.memory = spec->resources->memory_bytes;
+		demand.cpus = spec->resources->cpus;
+	}
+	return demand;
+}
+
+static void remember(struct jobs *jobs, struct job *job)
 {
 	if (!tsearch(job, &jobs->by_id, compare))
 		abort(); /* out of memory */
 	jobs->counts.live++;
+}
+
+static void add(struct jobs *jobs, struct job *job)
+{
+	const struct job_record *record = job->record;
+
+	remember(jobs, job);
 	jobs->counts.queued++;
-	queue_add(&jobs->queue, &job->item);
+	job->item.share = record->share ? record->share : "";
+	job->item.priority = record->spec->priority;
+	job->item.since = record->result.times[STAGE_SUBMITTED];
+	job->item.demand = jobs_demand(record->spec);
+	queue_add(&jobs->queue, &job->item, now_real_usec());
 	jobs_schedule(jobs);
 	jobs_changed(jobs);
 }
@@ -91,6 +113,7 @@ void jobs_free(struct jobs *jobs)
 {
 	if (!jobs)
 		return;
+	queue_clear(&jobs->queue);
 	tdestroy(jobs->by_id, free_node);
 	loop_timer_stop(jobs->pause);
 	free(jobs->stop_why);
@@ -165,7 +188,16 @@ void jobs_submit(struct jobs *jobs, struct job_record *record, char other[JOB_ID
 
 void jobs_load(struct jobs *jobs, struct job_record *record)
 {
-	add(jobs, job_new(jobs, record));
+	struct job *job = job_new(jobs, record);
+	struct queue_demand demand = jobs_demand(record->spec);
+	_cleanup_error_ struct error *err = NULL;
+
+	if (scheduler_check(&jobs->env.capacity, &demand, &err) == 0) {
+		add(jobs, job);
+		return;
+	}
+	remember(jobs, job);
+	job_end(job, OUTCOME_INFRA, EXIT_INFRA, err->text);
 }
 
 /* --- cancelling and stopping ----------------------------------------------------------------- */
@@ -243,11 +275,7 @@ struct job_record *jobs_snapshot(struct jobs *jobs, const char *id, uint32_t *re
 
 	if (!job)
 		return NULL;
-	*ret_position = 0;
-	if (queue_holds(&job->item)) {
-		queue_number(&jobs->queue);
-		*ret_position = (uint32_t)job->item.position;
-	}
+	*ret_position = (uint32_t)queue_position(&jobs->queue, &job->item);
 	return job_record_copy(job->record);
 }
 

@@ -18,6 +18,7 @@
 #include "orchestrator/attempt.h"
 #include "orchestrator/config.h"
 #include "orchestrator/record.h"
+#include "orchestrator/scheduler.h"
 #include "orchestrator/store_queue.h"
 #include "orchestrator/watch.h"
 
@@ -29,6 +30,7 @@ struct jobs_env {
 	struct store_queue *store;
 	struct host *host;
 	const struct config *config;
+	struct scheduler_capacity capacity;
 	/* After every change of what jobs_counts() says; may be NULL. */
 	void (*on_change)(void *arg);
 	void *arg;
@@ -46,7 +48,8 @@ typedef void (*jobs_done)(void *arg, struct error *error);
  * set. */
 void jobs_submit(struct jobs *jobs, struct job_record *record, char other[JOB_ID_SIZE],
 	jobs_done done, void *arg);
-/* At start: a job that is queued in the store. Takes the record over. */
+/* At start: a job that is queued in the store. Takes the record over. One that no longer fits on
+ * this host is ended: it would hold up all behind it for ever. */
 void jobs_load(struct jobs *jobs, struct job_record *record);
 
 /* End a job, wherever it is. One that waits is finished when done is called; one that runs has
@@ -62,6 +65,9 @@ struct job_record *jobs_snapshot(struct jobs *jobs, const char *id, uint32_t *re
  * job is not among the live ones. */
 bool jobs_watch(struct jobs *jobs, const char *id, struct watch *watch);
 void jobs_unwatch(struct jobs *jobs, struct watch *watch);
+
+/* What the job will take of the host; its defaults are filled in. */
+struct queue_demand jobs_demand(const Job__V1__Spec *spec);
 
 struct jobs_counts {
 	uint32_t live, queued, vms;

@@ -39,6 +39,7 @@ struct jobs {
 	struct queue queue;
 	struct job *vms; /* those that hold a slot */
 	struct jobs_counts counts;
+	struct queue_demand used; /* by those that hold a slot, in all */
 	uint32_t pending;	  /* operations of the store's under way that count for the stop */
 	struct loop_timer *pause; /* nothing is started before it runs: the store is in trouble */
 	bool stopping;

@@ -22,6 +22,8 @@ static void slot_take(struct job *job)
 		jobs->vms->prev_vm = &job->next_vm;
 	jobs->vms = job;
 	jobs->counts.vms++;
+	jobs->used.memory += job->item.demand.memory;
+	jobs->used.cpus += job->item.demand.cpus;
 }
 
 static void slot_free(struct job *job)
@@ -32,6 +34,8 @@ static void slot_free(struct job *job)
 	job->next_vm = NULL;
 	job->prev_vm = NULL;
 	job->jobs->counts.vms--;
+	job->jobs->used.memory -= job->item.demand.memory;
+	job->jobs->used.cpus -= job->item.demand.cpus;
 }
 
 /* --- the end --------------------------------------------------------------------------------- */
@@ -377,7 +381,7 @@ static void begin(struct job *job)
 	struct jobs *jobs = job->jobs;
 	struct claim *claim = xmalloc(sizeof(*claim));
 
-	queue_remove(&jobs->queue, &job->item);
+	queue_take(&jobs->queue, &job->item);
 	jobs->counts.queued--;
 	slot_take(job);
 	job->claiming = true;
@@ -397,7 +401,13 @@ void jobs_schedule(struct jobs *jobs)
 
 	while (!jobs->stopping && !jobs->pause) {
 		struct scheduler_view view = {
-			.max_vms = jobs->env.config->max_vms, .vms = jobs->counts.vms};
+			.max_vms = jobs->env.config->max_vms,
+			.capacity = jobs->env.capacity,
+			.vms = jobs->counts.vms,
+			.memory = jobs->used.memory,
+			.cpus = jobs->used.cpus,
+			.now_usec = now_real_usec(),
+		};
 
 		item = scheduler_next(&view, &jobs->queue);
 		if (!item)

@@ -95,6 +95,9 @@ static const struct yaml_key job_keys[] = {
 		.hint = "such as {cpus: 2, memory: 1G}"},
 	{"limits", YT_TABLE, AT(Spec, limits), .table = &limits_table,
 		.hint = "such as {output: 16M}"},
+	{"priority", YT_INT, AT(Spec, priority), HAS(Spec, has_priority), .max = LIMIT_PRIORITY},
+	{"ttl_after_finished", YT_DURATION, AT(Spec, ttl_after_finished_ms),
+		HAS(Spec, has_ttl_after_finished_ms), .max = LIMIT_TTL_MS},
 	{"labels", YT_MAP, AT(Spec, labels), COUNT(Spec, n_labels), .max = LIMIT_LABELS,
 		.table = &label_table, .hint = "such as {team: blue}"},
 };
@@ -241,7 +244,8 @@ static int verify_numbers(
 		const struct yaml_key *key = &table->keys[i];
 		_cleanup_free_ char *where = str_printf("%s%s", prefix, key->name);
 		protobuf_c_boolean has;
-		if (key->type != YT_UINT && key->type != YT_SIZE && key->type != YT_DURATION)
+		if (key->type != YT_UINT && key->type != YT_INT && key->type != YT_SIZE &&
+			key->type != YT_DURATION)
 			continue;
 		memcpy(&has, (const char *)message + key->has, sizeof(has));
 		if (has && check(err, yaml_key_range_problem(key, message), where) < 0)

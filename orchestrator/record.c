@@ -26,6 +26,7 @@ void job_record_free(struct job_record *record)
 	if (!record)
 		return;
 	free(record->key);
+	free(record->share);
 	if (record->spec)
 		job__v1__spec__free_unpacked(record->spec, NULL);
 	job_result_clear(&record->result);
@@ -46,6 +47,7 @@ struct job_record *job_record_copy(const struct job_record *record)
 	struct job_record *copy = xmemdup(record, sizeof(*record));
 
 	copy->key = xstrdup(record->key);
+	copy->share = xstrdup(record->share);
 	copy->spec = record->spec ? spec_copy(record->spec) : NULL;
 	job_result_copy(&copy->result, &record->result);
 	return copy;
@@ -95,6 +97,15 @@ void record_fill_defaults(Job__V1__Spec *spec, const struct job_defaults *defaul
 	}
 	FILL(spec->limits, output_bytes, DEFAULT_OUTPUT);
 	FILL(spec->limits, artifact_bytes, DEFAULT_ARTIFACTS);
+}
+
+char *record_share_of(const Job__V1__Spec *spec, uid_t submitter)
+{
+	for (size_t i = 0; i < spec->n_labels; i++) {
+		if (str_eq(spec->labels[i]->name, "queue"))
+			return str_printf("queue:%s", spec->labels[i]->value);
+	}
+	return str_printf("uid:%u", (unsigned)submitter);
 }
 
 /* --- control.v1.JobInfo ---------------------------------------------------------------------- */
@@ -246,6 +257,7 @@ Control__V1__JobInfo *record_to_info(
 	info->state = (Control__V1__State)record->state;
 	info->times = times_to_info(result->times);
 	info->result_dir = xstrdup(result_dir);
+	info->share = xstrdup(record->share);
 	if (record->vm[0])
 		info->vm = xstrdup(record->vm);
 	if (record->attempt)

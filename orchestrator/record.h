@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "control.pb-c.h"
 #include "orchestrator/job.h"
@@ -15,6 +16,8 @@ struct job_record {
 	char id[JOB_ID_SIZE];
 	uint64_t seq; /* the store's order of submission; 0: not from the store */
 	char *key;    /* owned; the submitter's idempotency key, or NULL */
+	char *share;  /* owned; whose turn it counts as: "queue:NAME" or "uid:N"; NULL: of a store
+		       * of version 1 */
 	/* Counts the claims of this job: whoever starts it makes it one more. A change that names
 	 * another epoch than the store's comes from someone who no longer holds the job. */
 	uint64_t epoch;
@@ -48,6 +51,9 @@ struct job_defaults {
 	uint32_t cpus;
 };
 void record_fill_defaults(Job__V1__Spec *spec, const struct job_defaults *defaults);
+
+/* "queue:NAME" by the spec's label `queue`, else "uid:N"; owned by the caller. */
+char *record_share_of(const Job__V1__Spec *spec, uid_t submitter);
 
 enum record_detail {
 	RECORD_BRIEF, /* no artifacts, no devices: one line of a list */

@@ -286,6 +286,7 @@ static int read_blobs(sqlite3_stmt *st, struct job_record *record)
 	record->spec = spec;
 	if (info) {
 		record_result_from_info(info, &record->result);
+		record->share = xstrdup(info->share);
 		control__v1__job_info__free_unpacked(info, NULL);
 	}
 	return spec && info ? 0 : -1;

@@ -38,6 +38,7 @@ enum yaml_type {
 	YT_STRING,   /* char *: a text */
 	YT_BOOL,     /* bool or int: true or false, no other word */
 	YT_UINT,     /* uint32_t or uint64_t: decimal digits */
+	YT_INT,	     /* int32_t: the same, with or without a sign, from -max to max */
 	YT_SIZE,     /* uint64_t, bytes: 512M, 1G, 100 */
 	YT_DURATION, /* uint64_t, milliseconds: 90s, 10m, 1h30m; never without a unit */
 	YT_ENUM,     /* an enum: the index of the word in .names */
@@ -63,8 +64,8 @@ struct yaml_key {
 	/* A text here may be what other readers take for a number or boolean: `PORT: 8080`, `X: no`
 	 * are taken as written. Elsewhere such a text must be quoted. */
 	bool as_written;
-	/* Numbers, sizes (bytes), durations (ms): the range. Texts: bytes. Lists, maps: entries.
-	 * max 0: no cap but the document's. */
+	/* Numbers, sizes (bytes), durations (ms): the range (YT_INT: max alone). Texts: bytes.
+	 * Lists, maps: entries. max 0: no cap but the document's. */
 	uint64_t min, max;
 	yaml_check check;		/* texts, also each of a list; after min and max */
 	const char *const *names;	/* YT_ENUM; ends with NULL */
@@ -120,5 +121,5 @@ int yaml_key_set(const struct yaml_key *key, void *target, const char *text, str
 char *yaml_key_format(const struct yaml_key *key, const void *target);
 
 /* For a number that did not come through here: NULL if it is between the key's min and max, else
- * what is wrong, owned by the caller. YT_UINT, YT_SIZE, YT_DURATION. */
+ * what is wrong, owned by the caller. YT_UINT, YT_INT, YT_SIZE, YT_DURATION. */
 char *yaml_key_range_problem(const struct yaml_key *key, const void *target);

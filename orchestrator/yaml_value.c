@@ -160,6 +160,43 @@ static char *set_uint(
 	return problem;
 }
 
+static int32_t load_int(const void *place)
+{
+	int32_t v;
+
+	memcpy(&v, place, sizeof(v));
+	return v;
+}
+
+static char *int_range_problem(const struct yaml_key *key, int64_t v)
+{
+	int64_t most = (int64_t)key->max;
+
+	if (v >= -most && v <= most)
+		return NULL;
+	return str_printf("%lld is out of range: from -%lld to %lld", (long long)v, (long long)most,
+		(long long)most);
+}
+
+static char *set_int(
+	const struct yaml_key *key, void *place, const char *text, enum yaml_style style)
+{
+	const char *digits = text + (*text == '-' || *text == '+');
+
+	if (!all_digits(digits) || (digits[0] == '0' && digits[1]) || strlen(digits) > 9) {
+		_cleanup_free_ char *shown = yaml_shown(text);
+		return str_printf("must be a whole number from -%llu to %llu, not %s",
+			(unsigned long long)key->max, (unsigned long long)key->max, shown);
+	}
+	if (style == YAML_STYLE_QUOTED)
+		return xstrdup("must be a number without quotes");
+	long v = strtol(text, NULL, 10);
+	char *problem = int_range_problem(key, v);
+	if (!problem)
+		store_number(place, key->width, (uint32_t)(int32_t)v);
+	return problem;
+}
+
 /* "512mb" and its like: what was meant, or NULL. */
 static char *size_meant(const char *text)
 {
@@ -283,6 +320,9 @@ char *yaml_value_set(
 	case YT_UINT:
 		problem = set_uint(key, place, text, style);
 		break;
+	case YT_INT:
+		problem = set_int(key, place, text, style);
+		break;
 	case YT_SIZE:
 		problem = set_size(key, place, text);
 		break;
@@ -319,6 +359,8 @@ char *yaml_key_format(const struct yaml_key *key, const void *target)
 		return xstrdup(*(char *const *)place);
 	if (!yaml_type_is_scalar(key->type))
 		return NULL;
+	if (key->type == YT_INT)
+		return str_printf("%d", (int)load_int(place));
 	v = load_number(place, key->width);
 	if (key->type == YT_BOOL)
 		return xstrdup(v ? "true" : "false");
@@ -329,6 +371,8 @@ char *yaml_key_format(const struct yaml_key *key, const void *target)
 
 char *yaml_key_range_problem(const struct yaml_key *key, const void *target)
 {
+	if (key->type == YT_INT)
+		return int_range_problem(key, load_int((const char *)target + key->offset));
 	uint64_t v = load_number((const char *)target + key->offset, key->width);
 	_cleanup_free_ char *text = format_exactly(key->type, v);
 

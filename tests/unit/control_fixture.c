@@ -40,6 +40,8 @@ static void fill_config(struct config *config, const char *dir)
 	config->default_timeout_ms = 60000;
 	config->default_memory = 128 * MIB;
 	config->default_cpus = 1;
+	config->memory_overcommit = 100;
+	config->cpu_overcommit = 10000;
 	config->idle_timeout_ms = 100;
 }
 

@@ -86,6 +86,7 @@ static int setup(void **state)
 	f->queue = store_queue_new(f->store, f->loop, NULL);
 	struct jobs_env env = {
 		.loop = f->loop, .store = f->queue, .host = f->host, .config = &f->config};
+	env.capacity = (struct scheduler_capacity){.memory = GIB, .cpus = 4};
 	f->jobs = jobs_new(&env);
 	pthread_create(&f->thread, NULL, run_loop, f->loop);
 	*state = f;
