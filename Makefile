@@ -49,6 +49,7 @@ ORCHESTRATOR := \
 	orchestrator/image_apt.c \
 	orchestrator/image_build.c \
 	orchestrator/image_kernel.c \
+	orchestrator/image_known.c \
 	orchestrator/image_manifest.c \
 	orchestrator/image_modules.c \
 	orchestrator/image_parts.c \
@@ -93,6 +94,7 @@ CLI := \
 	orchestrator/cli/doctor_checks.c \
 	orchestrator/cli/fetch.c \
 	orchestrator/cli/follow.c \
+	orchestrator/cli/gc.c \
 	orchestrator/cli/help.c \
 	orchestrator/cli/image.c \
 	orchestrator/cli/interrupt.c \
@@ -315,6 +317,7 @@ FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
 $(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
+$(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)
 
 unit:
 	$(MAKE) SAN=1 unit-programs

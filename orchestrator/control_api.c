@@ -26,5 +26,7 @@ const struct rpc_method control_list_vms =
 	METHOD("ListVms", control__v1__list_vms_request, control__v1__vm_info, .replies = true);
 const struct rpc_method control_info =
 	METHOD("Info", control__v1__info_request, control__v1__info_reply, .replies = false);
+const struct rpc_method control_gc =
+	METHOD("Gc", control__v1__gc_request, control__v1__gc_reply, .replies = true);
 const struct rpc_method control_stop =
 	METHOD("Stop", control__v1__stop_request, control__v1__stop_reply, .replies = false);

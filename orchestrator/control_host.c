@@ -1,5 +1,6 @@
 /* Calls about the daemon and its VMs as a whole. */
 #include "orchestrator/control_private.h"
+#include "orchestrator/retention.h"
 
 #include <string.h>
 
@@ -98,6 +99,28 @@ int control_handle_info(struct rpc_call *call, void *arg, struct error **err)
 	reply.vsock_device = TEXT(host_vsock_device(daemon->host));
 	reply.libvirt_uri = daemon->config->libvirt_uri;
 	return rpc_send(call, &reply.base, err);
+}
+
+static int send_removed(
+	void *arg, const char *id, uint64_t finished, uint64_t expired, struct error **err)
+{
+	Control__V1__GcReply reply = CONTROL__V1__GC_REPLY__INIT;
+
+	reply.id = TEXT(id);
+	reply.finished = finished;
+	reply.expired = expired;
+	return rpc_send(arg, &reply.base, err);
+}
+
+int control_handle_gc(struct rpc_call *call, void *arg, struct error **err)
+{
+	struct daemon *daemon = arg;
+	_cleanup_message_ Control__V1__GcRequest *request = NULL;
+
+	if (control_recv(call, &request, err) < 0)
+		return -1;
+	return retention_sweep(daemon->config, daemon->queue, now_real_usec(), request->dry_run,
+		send_removed, call, err);
 }
 
 static void loop_stop_daemon(void *arg)

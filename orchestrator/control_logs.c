@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/file_tree.h"
 #include "common/limits.h"
@@ -141,6 +142,9 @@ static int open_dir(struct daemon *daemon, const char *id, struct error **err)
 {
 	_cleanup_free_ char *dir = config_job_dir(daemon->config, id);
 	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	/* One that waits may have none yet, and its files will come there. */
+	if (fd < 0 && errno == ENOENT && (mkdir(dir, 0700) == 0 || errno == EEXIST))
+		fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	return fd < 0 ? error_errno(err, errno, "%s", dir) : fd;
 }

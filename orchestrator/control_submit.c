@@ -13,7 +13,7 @@
 #include "common/file_tree.h"
 #include "common/limits.h"
 #include "common/log.h"
-#include "orchestrator/image.h"
+#include "orchestrator/image_known.h"
 #include "orchestrator/jobspec.h"
 
 #define UPLOAD_IDLE_MS (5 * 60 * 1000) /* between two messages of an upload */
@@ -47,16 +47,6 @@ static int check_free_disk(const struct config *config, struct error **err)
 		config->state_dir, has, needs);
 }
 
-static int check_image(const struct config *config, const char *name, struct error **err)
-{
-	struct image *image = image_find(config, name, err);
-
-	if (!image)
-		return -1;
-	image_free(image);
-	return 0;
-}
-
 /* Everything about a job that can be refused before its files come. */
 static int check_request(
 	struct daemon *daemon, const Control__V1__SubmitRequest *request, struct error **err)
@@ -73,7 +63,7 @@ static int check_request(
 		return -1;
 	if (request->spec->n_inputs > LIMIT_FILES)
 		return error_set(err, ERR_LIMIT, "more than %d inputs", LIMIT_FILES);
-	if (check_image(daemon->config, request->spec->image, err) < 0)
+	if (image_known(daemon->config, request->spec->image, err) < 0)
 		return -1;
 	return check_free_disk(daemon->config, err);
 }
@@ -187,16 +177,24 @@ static int make_dir(struct upload *up, struct error **err)
 	return 0;
 }
 
-/* A directory without inputs can be made again when it is lost; with inputs it must last. */
 static int sync_dirs(struct upload *up, struct error **err)
 {
 	_cleanup_free_ char *jobs_dir = config_job_dir(up->daemon->config, "");
 
-	if (!up->record->spec->n_inputs)
-		return 0;
 	if (fsync(up->inputs_fd) < 0)
 		return error_errno(err, errno, "%s/inputs", up->dir);
 	return sync_dir(up->dir, err) < 0 ? -1 : sync_dir(jobs_dir, err);
+}
+
+/* A job without inputs has no directory before its attempt begins. */
+static int take_end(struct upload *up, struct error **err)
+{
+	_cleanup_message_ Control__V1__SubmitRequest *request = NULL;
+	int r = rpc_recv(up->call, UPLOAD_IDLE_MS, (ProtobufCMessage **)&request, err);
+
+	if (r > 0)
+		return error_set(err, ERR_INVALID, "a file came, and the job has no inputs");
+	return r;
 }
 
 static int take_files(struct upload *up, struct error **err)
@@ -213,6 +211,8 @@ static int take_files(struct upload *up, struct error **err)
 	const Job__V1__Spec *spec = up->record->spec;
 	int r;
 
+	if (!spec->n_inputs)
+		return take_end(up, err);
 	if (make_dir(up, err) < 0)
 		return -1;
 	up->writer = tree_writer_new(up->inputs_fd, &options);

@@ -47,7 +47,8 @@ static void write_result_json(const struct job *job)
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_free_ char *text = record_result_json(job->final);
 
-	if (results_write_json(job->dir, text, &err) < 0)
+	/* One that ended in the queue may have no directory yet. */
+	if (make_dirs(job->dir, 0700, &err) < 0 || results_write_json(job->dir, text, &err) < 0)
 		log_warn(job->final->id, "%s", err->text);
 }
 
@@ -323,7 +324,14 @@ struct claim {
 
 static int store_claim(struct store *store, void *arg, struct error **err)
 {
-	return store->ops->claim(store, ((struct claim *)arg)->record, err);
+	const struct claim *claim = arg;
+
+	_cleanup_free_ char *inputs = str_printf("%s/inputs", claim->job->dir);
+
+	/* With inputs it is there since the submit. */
+	if (make_dirs(inputs, 0700, err) < 0)
+		return -1;
+	return store->ops->claim(store, claim->record, err);
 }
 
 static void pause_over(void *arg)

@@ -61,8 +61,8 @@ static int end_all_lost(struct store *store, struct found *found, struct error *
 	return -1;
 }
 
-/* The queued ones stay in found; their directories may have been lost when nothing was in them. */
-static int take_queued(const struct config *config, struct found *found, struct error **err)
+/* The queued ones stay in found. */
+static void take_queued(struct found *found)
 {
 	size_t n = 0;
 
@@ -73,14 +73,6 @@ static int take_queued(const struct config *config, struct found *found, struct 
 			job_record_free(found->records[i]);
 	}
 	found->n = n;
-	for (size_t i = 0; i < n; i++) {
-		_cleanup_free_ char *dir = config_job_dir(config, found->records[i]->id);
-		_cleanup_free_ char *inputs = str_printf("%s/inputs", dir);
-
-		if (make_dirs(inputs, 0700, err) < 0)
-			return -1;
-	}
-	return 0;
 }
 
 /* A directory without a job is a submission that was never acknowledged. */
@@ -122,10 +114,11 @@ int recover(const struct config *config, struct host *host, struct store *store,
 	if (host_sweep(host, &sweep_err) < 0)
 		log_warn("host", "could not look for what was left behind: %s", sweep_err->text);
 	if (store->ops->unfinished(store, keep, &found, err) < 0 ||
-		end_all_lost(store, &found, err) < 0 || take_queued(config, &found, err) < 0) {
+		end_all_lost(store, &found, err) < 0) {
 		found_free(&found);
 		return error_wrap(err, "taking up the jobs of an earlier daemon");
 	}
+	take_queued(&found);
 	sweep_directories(config, store);
 	*ret_queued = found.records;
 	*ret_n = found.n;

@@ -7,9 +7,9 @@
 #include "common/log.h"
 #include "common/util.h"
 
-#define EVERY_S	 3600
+#define EVERY_S	 60
 #define BATCH	 64
-#define LEAST_MS 60000 /* a job's VM is certainly gone then */
+#define LEAST_MS 60000 /* no job goes earlier: its VM is certainly gone then */
 
 struct retention {
 	const struct config *config;
@@ -21,17 +21,30 @@ struct retention {
 };
 
 struct batch {
-	uint64_t before_usec;
-	char ids[BATCH][JOB_ID_SIZE];
+	struct store_expiry expiry;
+	uint64_t retain_usec;
+	struct {
+		char id[JOB_ID_SIZE];
+		uint64_t finished, expired;
+	} jobs[BATCH];
 	size_t n;
 };
+
+/* Two sweeps at once would remove the same job twice. */
+static pthread_mutex_t sweeping = PTHREAD_MUTEX_INITIALIZER;
 
 static int keep(void *arg, const struct job_record *record, struct error **err)
 {
 	struct batch *batch = arg;
+	uint64_t finished = record->result.times[STAGE_RECORDED], ttl = batch->retain_usec;
 
 	(void)err;
-	memcpy(batch->ids[batch->n++], record->id, JOB_ID_SIZE);
+	if (record->spec->has_ttl_after_finished_ms)
+		ttl = record->spec->ttl_after_finished_ms * 1000;
+	memcpy(batch->jobs[batch->n].id, record->id, JOB_ID_SIZE);
+	batch->jobs[batch->n].finished = finished;
+	batch->jobs[batch->n].expired = finished + ttl;
+	batch->n++;
 	return 0;
 }
 
@@ -39,7 +52,7 @@ static int store_expired(struct store *store, void *arg, struct error **err)
 {
 	struct batch *batch = arg;
 
-	return store->ops->expired(store, batch->before_usec, BATCH, keep, batch, err);
+	return store->ops->expired(store, &batch->expiry, keep, batch, err);
 }
 
 static int store_remove(struct store *store, void *arg, struct error **err)
@@ -47,37 +60,69 @@ static int store_remove(struct store *store, void *arg, struct error **err)
 	struct batch *batch = arg;
 
 	for (size_t i = 0; i < batch->n; i++) {
-		if (store->ops->remove(store, batch->ids[i], err) < 0)
+		if (store->ops->remove(store, batch->jobs[i].id, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int remove_batch(const struct config *config, struct store_queue *queue, struct batch *batch,
+	struct error **err)
+{
+	for (size_t i = 0; i < batch->n; i++) {
+		_cleanup_free_ char *dir = config_job_dir(config, batch->jobs[i].id);
+
+		if (remove_tree(dir, err) < 0)
+			return -1;
+	}
+	return batch->n ? store_queue_call(queue, store_remove, batch, err) : 0;
+}
+
+static int sweep_batch(const struct config *config, struct store_queue *queue, struct batch *batch,
+	bool dry_run, struct error **err)
+{
+	batch->n = 0;
+	if (store_queue_call(queue, store_expired, batch, err) < 0)
+		return -1;
+	if (dry_run)
+		batch->expiry.skip += (uint32_t)batch->n;
+	else if (remove_batch(config, queue, batch, err) < 0)
+		return -1;
+	return 0;
+}
+
+static int tell(const struct batch *batch, retention_visit visit, void *arg, struct error **err)
+{
+	for (size_t i = 0; visit && i < batch->n; i++) {
+		if (visit(arg, batch->jobs[i].id, batch->jobs[i].finished, batch->jobs[i].expired,
+			    err) < 0)
 			return -1;
 	}
 	return 0;
 }
 
 int retention_sweep(const struct config *config, struct store_queue *queue, uint64_t now_usec,
-	struct error **err)
+	bool dry_run, retention_visit visit, void *arg, struct error **err)
 {
-	uint64_t age = MAX(config->retain_ms, (uint64_t)LEAST_MS) * 1000;
-	struct batch batch;
+	uint64_t retain = config->retain_ms * 1000;
+	struct batch batch = {.retain_usec = retain};
+	int r;
 
-	if (age > now_usec)
-		return 0;
+	batch.expiry.now_usec = now_usec;
+	batch.expiry.settled_usec = now_usec - MIN(now_usec, (uint64_t)LEAST_MS * 1000);
+	batch.expiry.before_usec = config->retain_ms ? now_usec - MIN(now_usec, retain) : 0;
+	batch.expiry.limit = BATCH;
 	do {
-		batch = (struct batch){.before_usec = now_usec - age};
-		if (store_queue_call(queue, store_expired, &batch, err) < 0)
-			return -1;
-		for (size_t i = 0; i < batch.n; i++) {
-			_cleanup_free_ char *dir = config_job_dir(config, batch.ids[i]);
-
-			if (remove_tree(dir, err) < 0)
-				return -1;
-		}
-		if (batch.n && store_queue_call(queue, store_remove, &batch, err) < 0)
-			return -1;
-	} while (batch.n == BATCH);
-	return 0;
+		pthread_mutex_lock(&sweeping);
+		r = sweep_batch(config, queue, &batch, dry_run, err);
+		pthread_mutex_unlock(&sweeping);
+		if (r == 0)
+			r = tell(&batch, visit, arg, err);
+	} while (r == 0 && batch.n == BATCH);
+	return r;
 }
 
-static bool wait_an_hour(struct retention *retention)
+static bool wait_a_minute(struct retention *retention)
 {
 	struct timespec until;
 
@@ -99,16 +144,15 @@ static void *run(void *arg)
 	do {
 		_cleanup_error_ struct error *err = NULL;
 
-		if (retention_sweep(retention->config, retention->queue, now_real_usec(), &err) < 0)
+		if (retention_sweep(retention->config, retention->queue, now_real_usec(), false,
+			    NULL, NULL, &err) < 0)
 			log_warn("retention", "%s", err->text);
-	} while (wait_an_hour(retention));
+	} while (wait_a_minute(retention));
 	return NULL;
 }
 
 struct retention *retention_start(const struct config *config, struct store_queue *queue)
 {
-	if (!config->retain_ms)
-		return NULL;
 	struct retention *retention = xcalloc(1, sizeof(*retention));
 	retention->config = config;
 	retention->queue = queue;

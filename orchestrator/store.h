@@ -22,6 +22,12 @@ struct store_filter {
 	uint32_t limit;	     /* 0: none */
 };
 
+struct store_expiry {
+	uint64_t now_usec, before_usec;
+	uint64_t settled_usec; /* none that finished after that */
+	uint32_t skip, limit;
+};
+
 /* Called for each record found, which is borrowed. -1 with *err ends the walk. */
 typedef int (*store_visit)(void *arg, const struct job_record *record, struct error **err);
 
@@ -65,8 +71,10 @@ struct store_ops {
 		void *arg, struct error **err);
 	/* Oldest first: what a daemon that starts has to take up. */
 	int (*unfinished)(struct store *store, store_visit visit, void *arg, struct error **err);
-	/* Finished before that time, oldest first, at most limit. */
-	int (*expired)(struct store *store, uint64_t before_usec, uint32_t limit, store_visit visit,
+	/* Finished jobs whose own time (ttl_after_finished) was over before now_usec, and those
+	 * without one that finished before before_usec; of these, at most limit behind the first
+	 * skip ones. */
+	int (*expired)(struct store *store, const struct store_expiry *expiry, store_visit visit,
 		void *arg, struct error **err);
 
 	void (*close)(struct store *store);

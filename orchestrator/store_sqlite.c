@@ -1,13 +1,16 @@
 /* The store's operations as SQL. */
 #include "orchestrator/store_sqlite.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common/util.h"
 
 /* Every record is read through these columns, in this order. */
-#define COLUMNS "id, key, epoch, state, attempt, vm, destroyed, spec, result, seq"
+#define COLUMNS                                                                                    \
+	"jobs.id, jobs.key, jobs.epoch, jobs.state, jobs.attempt, jobs.vm, jobs.destroyed,"        \
+	" jobs.spec, jobs.result, jobs.seq"
 enum {
 	COL_ID,
 	COL_KEY,
@@ -39,7 +42,13 @@ enum statement {
 	STATEMENTS
 };
 
+const char store_sqlite_expired_text[] =
+	"SELECT " COLUMNS " FROM jobs WHERE expires < ?1 AND finished < ?5 UNION ALL"
+	" SELECT " COLUMNS " FROM jobs WHERE finished < min(?2, ?5) AND expires IS NULL"
+	" LIMIT ?3 OFFSET ?4";
+
 static const char *const statement_text[STATEMENTS] = {
+	[EXPIRED] = store_sqlite_expired_text,
 	[SUBMIT] = "INSERT INTO jobs (id, key, epoch, state, attempt, vm, spec, result)"
 		   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
 	[LABEL] = "INSERT OR IGNORE INTO labels (name, value, seq) VALUES (?1, ?2, ?3)",
@@ -47,7 +56,7 @@ static const char *const statement_text[STATEMENTS] = {
 		  " WHERE id = ?1 AND epoch = ?3 - 1 AND state = 1",
 	[UPDATE] = "UPDATE jobs SET state = ?4, vm = ?6, result = ?8"
 		   " WHERE id = ?1 AND epoch = ?3 AND state <> 5 AND state <= ?4",
-	[FINISH] = "UPDATE jobs SET state = 5, vm = ?6, result = ?8, finished = ?9"
+	[FINISH] = "UPDATE jobs SET state = 5, vm = ?6, result = ?8, finished = ?9, expires = ?10"
 		   " WHERE id = ?1 AND epoch = ?3 AND state <> 5",
 	[DESTROYED] = "UPDATE jobs SET destroyed = ?2 WHERE id = ?1 AND destroyed IS NULL",
 	[REMOVE] = "DELETE FROM jobs WHERE id = ?1 AND state = 5",
@@ -55,7 +64,6 @@ static const char *const statement_text[STATEMENTS] = {
 	[FIND] = "SELECT id FROM jobs WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 4",
 	[BY_KEY] = "SELECT id FROM jobs WHERE key = ?1",
 	[UNFINISHED] = "SELECT " COLUMNS " FROM jobs WHERE state IN (1, 2, 3, 4) ORDER BY seq",
-	[EXPIRED] = "SELECT " COLUMNS " FROM jobs WHERE finished < ?1 ORDER BY finished LIMIT ?2",
 	[BEGIN] = "BEGIN IMMEDIATE",
 	[COMMIT] = "COMMIT",
 };
@@ -204,6 +212,8 @@ static int submit(struct store *store, const struct job_record *record, char ret
 	bind_record(st, record);
 	bind_spec(st, record->spec);
 	bind_text(st, 2, record->key);
+	if (!record->spec->n_labels)
+		return run(s, st, err) < 0 ? -1 : 0;
 	/* A job is its row and its labels, or nothing. */
 	if (sqlite3_exec(s->db, "SAVEPOINT job", NULL, NULL, NULL) != SQLITE_OK)
 		return store_sqlite_error(s, err);
@@ -213,6 +223,16 @@ static int submit(struct store *store, const struct job_record *record, char ret
 	if (in_transaction(store))
 		sqlite3_exec(s->db, "RELEASE job", NULL, NULL, NULL);
 	return r;
+}
+
+static void bind_end(sqlite3_stmt *st, const struct job_record *record)
+{
+	uint64_t finished = record->result.times[STAGE_RECORDED];
+
+	sqlite3_bind_int64(st, 9, (sqlite3_int64)finished);
+	if (record->spec->has_ttl_after_finished_ms)
+		sqlite3_bind_int64(st, 10,
+			(sqlite3_int64)(finished + record->spec->ttl_after_finished_ms * 1000));
 }
 
 /* A change of one job that must find it as the caller believes it to be. */
@@ -226,7 +246,7 @@ static int change(struct store *store, enum statement which, const struct job_re
 		return -1;
 	bind_record(st, record);
 	if (which == FINISH)
-		sqlite3_bind_int64(st, 9, (sqlite3_int64)record->result.times[STAGE_RECORDED]);
+		bind_end(st, record);
 	int changed = run(s, st, err);
 	if (changed < 0)
 		return -1;
@@ -404,40 +424,60 @@ static int by_key(
 	return found < 0 ? -1 : 0;
 }
 
-/* The statement for a filter; ?1 states, ?2 limit, ?3 where to go on,
- * from ?4 on the labels' names and values. */
-static char *list_text(const struct store_filter *filter)
+static void append(char **text, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void append(char **text, const char *fmt, ...)
 {
-	char *text = xstrdup("SELECT " COLUMNS " FROM jobs WHERE seq < ?3");
+	_cleanup_free_ char *before = *text, *more = NULL;
+	va_list args;
 
-	if (filter->states) {
-		char *all = str_printf("%s AND (?1 >> state) & 1", text);
-		free(text);
-		text = all;
+	va_start(args, fmt);
+	if (vasprintf(&more, fmt, args) < 0)
+		abort(); /* out of memory */
+	va_end(args);
+	*text = str_printf("%s%s", before, more);
+}
+
+/* Newest first from an index in each case, so that a page costs what it shows: by the first label,
+ * by (state, seq) for each state and merged, or by the table itself. */
+char *store_sqlite_list_text(const struct store_filter *filter)
+{
+	char *text = xstrdup("");
+
+	if (filter->n_labels) {
+		append(&text,
+			"SELECT " COLUMNS " FROM labels CROSS JOIN jobs ON jobs.seq = labels.seq"
+			" WHERE labels.name = ?4 AND labels.value = ?5 AND labels.seq < ?3");
+		for (size_t i = 1; i < filter->n_labels; i++)
+			append(&text,
+				" AND EXISTS (SELECT 1 FROM labels AS l WHERE l.name = ?%zu"
+				" AND l.value = ?%zu AND l.seq = jobs.seq)",
+				4 + 2 * i, 5 + 2 * i);
+		if (filter->states)
+			append(&text, " AND (%u >> jobs.state) & 1", filter->states);
+		append(&text, " ORDER BY labels.seq DESC LIMIT ?2");
+		return text;
 	}
-	for (size_t i = 0; i < filter->n_labels; i++) {
-		char *more = str_printf("%s AND seq IN (SELECT seq FROM labels"
-					" WHERE name = ?%zu AND value = ?%zu)",
-			text, 4 + 2 * i, 5 + 2 * i);
-		free(text);
-		text = more;
+	for (int state = JOB_QUEUED; state <= JOB_FINISHED; state++) {
+		if (filter->states & 1u << state)
+			append(&text,
+				"%sSELECT " COLUMNS " FROM jobs WHERE state = %d AND jobs.seq < ?3",
+				*text ? " UNION ALL " : "", state);
 	}
-	char *all = str_printf("%s ORDER BY seq DESC LIMIT ?2", text);
-	free(text);
-	return all;
+	if (!*text)
+		append(&text, "SELECT " COLUMNS " FROM jobs WHERE jobs.seq < ?3");
+	append(&text, " ORDER BY %d DESC LIMIT ?2", COL_SEQ + 1);
+	return text;
 }
 
 static int list(struct store *store, const struct store_filter *filter, store_visit visit,
 	void *arg, struct error **err)
 {
 	struct store_sqlite *s = self(store);
-	_cleanup_free_ char *text = list_text(filter);
+	_cleanup_free_ char *text = store_sqlite_list_text(filter);
 	sqlite3_stmt *st = NULL;
 
 	if (sqlite3_prepare_v2(s->db, text, -1, &st, NULL) != SQLITE_OK)
 		return store_sqlite_error(s, err);
-	if (filter->states)
-		sqlite3_bind_int64(st, 1, filter->states);
 	sqlite3_bind_int64(
 		st, 3, filter->before_seq ? (sqlite3_int64)filter->before_seq : INT64_MAX);
 	sqlite3_bind_int64(st, 2, filter->limit ? (sqlite3_int64)filter->limit : -1);
@@ -457,15 +497,18 @@ static int unfinished(struct store *store, store_visit visit, void *arg, struct 
 	return st ? walk(self(store), st, visit, arg, err) : -1;
 }
 
-static int expired(struct store *store, uint64_t before_usec, uint32_t limit, store_visit visit,
+static int expired(struct store *store, const struct store_expiry *expiry, store_visit visit,
 	void *arg, struct error **err)
 {
 	sqlite3_stmt *st = statement(self(store), EXPIRED, err);
 
 	if (!st)
 		return -1;
-	sqlite3_bind_int64(st, 1, (sqlite3_int64)before_usec);
-	sqlite3_bind_int64(st, 2, limit);
+	sqlite3_bind_int64(st, 1, (sqlite3_int64)expiry->now_usec);
+	sqlite3_bind_int64(st, 2, (sqlite3_int64)expiry->before_usec);
+	sqlite3_bind_int64(st, 3, expiry->limit);
+	sqlite3_bind_int64(st, 4, expiry->skip);
+	sqlite3_bind_int64(st, 5, (sqlite3_int64)expiry->settled_usec);
 	return walk(self(store), st, visit, arg, err);
 }
 

@@ -25,5 +25,10 @@ struct store_sqlite {
 
 extern const struct store_ops store_sqlite_ops;
 
+/* The statement for a filter: ?1 one state, ?2 limit, ?3 where to go on, from ?4 on the labels'
+ * names and values. Owned by the caller. */
+extern const char store_sqlite_expired_text[];
+char *store_sqlite_list_text(const struct store_filter *filter);
+
 /* Set *err from the connection's last error. Returns -1. */
 int store_sqlite_error(struct store_sqlite *s, struct error **err);

@@ -8,9 +8,11 @@
 
 #include "common/util.h"
 
-#define SCHEMA_VERSION 1
+#define SCHEMA_VERSION 2
 
-static const char schema[] =
+/* migrations[n] makes version n + 1 of version n; the first one makes version 1 of an empty file.
+ * Each stays as it was released: a store is as good as the way it came. */
+static const char *const migrations[SCHEMA_VERSION] = {
 	"CREATE TABLE jobs ("
 	"  seq INTEGER PRIMARY KEY," /* the order of submission */
 	"  id TEXT NOT NULL UNIQUE,"
@@ -30,7 +32,14 @@ static const char schema[] =
 	"  value TEXT NOT NULL,"
 	"  seq INTEGER NOT NULL REFERENCES jobs (seq) ON DELETE CASCADE,"
 	"  PRIMARY KEY (name, value, seq)) WITHOUT ROWID;"
-	"CREATE INDEX labels_by_job ON labels (seq);";
+	"CREATE INDEX labels_by_job ON labels (seq);",
+	/* 2: jobs may have a time of their own. */
+	"ALTER TABLE jobs ADD COLUMN expires INTEGER;"
+	"DROP INDEX jobs_by_end;"
+	"CREATE INDEX jobs_by_end ON jobs (finished) WHERE finished IS NOT NULL AND expires IS "
+	"NULL;"
+	"CREATE INDEX jobs_by_expiry ON jobs (expires) WHERE expires IS NOT NULL;",
+};
 
 static enum err_code code_of(int rc)
 {
@@ -102,12 +111,18 @@ static int prepare_schema(struct store_sqlite *s, struct error **err)
 			"the job store %s is of version %s, this program knows %d: use the newer "
 			"one",
 			s->path, version, SCHEMA_VERSION);
-	if (atoi(version) == SCHEMA_VERSION)
-		return 0;
-	/* Version 0 is an empty file. Migrations from 1 on stand here when there is a 2. */
-	_cleanup_free_ char *make = str_printf(
-		"BEGIN IMMEDIATE; %s PRAGMA user_version = %d; COMMIT;", schema, SCHEMA_VERSION);
-	return exec(s, make, err);
+	/* One transaction each: a daemon that dies on the way goes on from there. */
+	for (int v = atoi(version); v < SCHEMA_VERSION; v++) {
+		_cleanup_free_ char *step =
+			str_printf("BEGIN IMMEDIATE; %s PRAGMA user_version = %d; COMMIT;",
+				migrations[v], v + 1);
+
+		if (exec(s, step, err) < 0) {
+			sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+			return error_wrap(err, "to version %d", v + 1);
+		}
+	}
+	return 0;
 }
 
 static int configure(struct store_sqlite *s, struct error **err)

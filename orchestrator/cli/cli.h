@@ -90,6 +90,7 @@ void cli_note(const struct cli *cli, const char *fmt, ...) __attribute__((format
 extern const struct cli_command command_cancel;
 extern const struct cli_command command_config;
 extern const struct cli_command command_doctor;
+extern const struct cli_command command_gc;
 extern const struct cli_command command_help;
 extern const struct cli_command command_image; /* run = cmd_image */
 extern const struct cli_command command_list;

@@ -32,6 +32,8 @@ const struct output_type job_fields = {
 			{.title = "ID", .key = "id"},
 			{.title = "Name", .key = "name"},
 			{.title = "Status", .key = "status"},
+			{.title = "Priority", .key = "priority"},
+			{.title = "Share", .key = "share"},
 			{.title = "Place in queue", .key = "queue_position"},
 			{.title = "Exit code", .key = "exit_code"},
 			{.title = "Signal", .key = "signal"},
@@ -242,6 +244,9 @@ json_t *job_view(const Control__V1__JobInfo *info)
 	/* One word for both: how it ended once it did. */
 	set_string(object, "status", outcome ? outcome : state);
 	set_string(object, "outcome", outcome);
+	set_string(object, "share", info->share);
+	if (info->spec->has_priority)
+		json_object_set_new(object, "priority", json_integer(info->spec->priority));
 	set_number(object, "queue_position", info->has_queue_position && info->queue_position > 0,
 		info->queue_position);
 	set_number(object, "exit_code", info->has_exit_code, 0);

@@ -203,6 +203,22 @@ static int size_option(const struct cli *cli, const char *option, protobuf_c_boo
 	return 0;
 }
 
+static int apply_priority(const struct cli *cli, Job__V1__Spec *spec, struct error **err)
+{
+	const char *text = cli_value(cli, "priority");
+	char *end;
+
+	if (!text)
+		return 0;
+	long n = strtol(text, &end, 10);
+	if (!*text || *end || n < -LIMIT_PRIORITY || n > LIMIT_PRIORITY)
+		return error_set(err, ERR_INVALID, "--priority '%s': a number from -%d to %d", text,
+			LIMIT_PRIORITY, LIMIT_PRIORITY);
+	spec->priority = (int32_t)n;
+	spec->has_priority = true;
+	return 0;
+}
+
 static int apply_resources(const struct cli *cli, Job__V1__Spec *spec, struct error **err)
 {
 	const char *cpus = cli_value(cli, "cpus"), *timeout = cli_value(cli, "timeout");
@@ -255,7 +271,8 @@ static int apply_options(const struct cli *cli, Job__V1__Spec *spec, struct erro
 	set_string(&spec->name, cli_value(cli, "name"));
 	set_string(&spec->user, cli_value(cli, "user"));
 	set_string(&spec->working_dir, cli_value(cli, "workdir"));
-	if (apply_resources(cli, spec, err) < 0 || each(cli, "env", spec, add_env, err) < 0 ||
+	if (apply_resources(cli, spec, err) < 0 || apply_priority(cli, spec, err) < 0 ||
+		each(cli, "env", spec, add_env, err) < 0 ||
 		each(cli, "label", spec, add_label, err) < 0 ||
 		each(cli, "input", spec, add_input, err) < 0)
 		return -1;

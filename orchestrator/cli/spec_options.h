@@ -9,6 +9,7 @@
 		{'c', "cpus", "N", "virtual CPUs"},                                                \
 		{'m', "memory", "SIZE", "memory of the VM: 512M, 2G"},                             \
 		{'d', "disk", "SIZE", "writable disk; without it files are kept in memory"},       \
+		{0, "priority", "N", "-100 to 100; what is more urgent starts first"},             \
 		{'t', "timeout", "TIME", "end the job after this long: 90s, 10m, 1h30m"},          \
 		{'e', "env", "K=V",                                                                \
 			"set a variable; K alone takes its value from here (repeats)"},            \

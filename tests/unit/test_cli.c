@@ -275,6 +275,7 @@ static void wrong_usage_is_explained(void **state)
 		{{"status", "a", "b"}, "'b' is too much: status takes a job's id"},
 		{{"config", "x"}, "'x' is too much: config takes no operands"},
 		{{"run", "-m", "lots", "--", "ls"}, "--memory 'lots': not a size"},
+		{{"run", "--priority", "101", "--", "ls"}, "--priority '101': a number from -100"},
 		{{"run", "-c", "0", "--", "ls"}, "--cpus '0': a number from 1"},
 		{{"run", "-t", "90", "--", "ls"}, "--timeout '90': not a duration"},
 		{{"run", "-e", "=x", "--", "ls"}, "--env: '=x' is not of the form NAME=VALUE"},

@@ -163,6 +163,8 @@ static void a_key_names_one_job(void **state)
 	assert_int_equal(fixture_submit(f, argv, "k2", NULL, other, NULL), 0);
 	assert_string_equal(first, second);
 	assert_string_not_equal(first, other);
+	fixture_expect(f, first, JOB__V1__OUTCOME__SUCCEEDED);
+	fixture_expect(f, other, JOB__V1__OUTCOME__SUCCEEDED);
 	assert_int_equal(count_job_dirs(f), 2);
 }
 

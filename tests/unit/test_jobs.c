@@ -158,6 +158,8 @@ static void loop_submit(void *arg)
 	jobs_submit(call->f->jobs, call->record, NULL, done, call);
 }
 
+static uint64_t ttl_ms; /* of the jobs to come; 0: none */
+
 /* ret_id: char[JOB_ID_SIZE]. The code of its failure, or 0. */
 static enum err_code submit(struct fixture *f, const char *word, char *ret_id)
 {
@@ -171,8 +173,10 @@ static enum err_code submit(struct fixture *f, const char *word, char *ret_id)
 	call.record->state = JOB_QUEUED;
 	job_id_make(now_real_usec(), call.record->id);
 	memcpy(ret_id, call.record->id, JOB_ID_SIZE);
-	_cleanup_free_ char *dir = config_job_dir(&f->config, ret_id);
-	assert_int_equal(make_dirs(dir, 0700, NULL), 0);
+	if (ttl_ms) {
+		spec->has_ttl_after_finished_ms = true;
+		spec->ttl_after_finished_ms = ttl_ms;
+	}
 	latch_init(&call.done);
 	loop_post(f->loop, loop_submit, &call);
 	latch_wait(&call.done);
@@ -316,16 +320,55 @@ static void old_results_are_swept(void **state)
 	f->config.retain_ms = 3600 * 1000;
 
 	uint64_t now = now_real_usec();
-	assert_int_equal(retention_sweep(&f->config, f->queue, now, NULL), 0);
+	assert_int_equal(retention_sweep(&f->config, f->queue, now, false, NULL, NULL, NULL), 0);
 	assert_int_equal(access(old_dir, F_OK), 0); /* an hour is not over */
 	now += UINT64_C(3601) * 1000000;
-	assert_int_equal(retention_sweep(&f->config, f->queue, now, NULL), 0);
+	assert_int_equal(retention_sweep(&f->config, f->queue, now, false, NULL, NULL, NULL), 0);
 	assert_int_equal(access(old_dir, F_OK), -1);
 	assert_int_equal(access(running_dir, F_OK), 0);
 	struct call call = {.id = old};
 	_cleanup_error_ struct error *err = NULL;
 	assert_int_equal(store_queue_call(f->queue, store_get, &call, &err), -1);
 	assert_int_equal(err->code, ERR_NOT_FOUND);
+}
+
+static int note(void *arg, const char *id, uint64_t finished, uint64_t expired, struct error **err)
+{
+	(void)err;
+	snprintf(arg, JOB_ID_SIZE, "%s", id);
+	assert_int_equal(expired - finished, 90 * 1000000);
+	return 0;
+}
+
+static void a_job_may_go_earlier_than_others(void **state)
+{
+	struct fixture *f = *state;
+	char own[JOB_ID_SIZE], other[JOB_ID_SIZE], noted[JOB_ID_SIZE] = "";
+
+	ttl_ms = 90 * 1000;
+	assert_int_equal(submit(f, "out:x", own), 0);
+	ttl_ms = 0;
+	assert_int_equal(submit(f, "out:x", other), 0);
+	expect_end(f, own, OUTCOME_SUCCEEDED);
+	expect_end(f, other, OUTCOME_SUCCEEDED);
+	_cleanup_free_ char *dir = config_job_dir(&f->config, own);
+
+	/* retain is 0: the others stay for ever. */
+	uint64_t now = now_real_usec();
+	assert_int_equal(retention_sweep(&f->config, f->queue, now, false, note, noted, NULL), 0);
+	assert_string_equal(noted, "");
+	now += 91 * 1000000;
+	assert_int_equal(retention_sweep(&f->config, f->queue, now, true, note, noted, NULL), 0);
+	assert_string_equal(noted, own);
+	assert_int_equal(access(dir, F_OK), 0); /* dry */
+	noted[0] = '\0';
+	assert_int_equal(retention_sweep(&f->config, f->queue, now, false, note, noted, NULL), 0);
+	assert_string_equal(noted, own);
+	assert_int_equal(access(dir, F_OK), -1);
+	expect_end(f, other, OUTCOME_SUCCEEDED);
+	noted[0] = '\0';
+	assert_int_equal(retention_sweep(&f->config, f->queue, now, false, note, noted, NULL), 0);
+	assert_string_equal(noted, "");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -338,6 +381,7 @@ int main(void)
 		TEST(an_outcome_is_recorded_when_it_can_be),
 		TEST(a_cancel_meets_the_claim),
 		TEST(old_results_are_swept),
+		TEST(a_job_may_go_earlier_than_others),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

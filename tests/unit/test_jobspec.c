@@ -65,6 +65,8 @@ static void a_job_with_everything(void **state)
 							"limits:\n"
 							"  output: 1M\n"
 							"  artifacts: 0\n"
+							"priority: -7\n"
+							"ttl_after_finished: 1h\n"
 							"labels:\n"
 							"  team: blue\n"
 							"  ticket: 42\n");
@@ -101,6 +103,8 @@ static void a_job_with_everything(void **state)
 	assert_int_equal(spec->limits->output_bytes, MIB);
 	assert_true(spec->limits->has_artifact_bytes);
 	assert_int_equal(spec->limits->artifact_bytes, 0);
+	assert_int_equal(spec->priority, -7);
+	assert_int_equal(spec->ttl_after_finished_ms, 3600000);
 	assert_int_equal(spec->n_labels, 2);
 	assert_string_equal(spec->labels[1]->value, "42");
 }
@@ -198,6 +202,13 @@ static void bad_lines(void **state)
 		{"resources: 2", "3:12: resources: must be a mapping of keys, such as {cpus: 2, "
 				 "memory: 1G}"},
 		{"resources: {cpus: 0}", "3:19: resources.cpus: 0 is too little, the least is 1"},
+		{"priority: 101", "3:11: priority: 101 is out of range: from -100 to 100"},
+		{"priority: -101", "3:11: priority: -101 is out of range: from -100 to 100"},
+		{"priority: high",
+			"3:11: priority: must be a whole number from -100 to 100, not \"high\""},
+		{"priority: 1.5",
+			"3:11: priority: must be a whole number from -100 to 100, not \"1.5\""},
+		{"priority: '5'", "3:11: priority: must be a number without quotes"},
 		{"resources: {cpus: 65}", "3:19: resources.cpus: 65 is too much, the most is 64"},
 		{"resources: {memory: 1}",
 			"3:21: resources.memory: 1 is too little, the least is 64M"},
@@ -240,7 +251,8 @@ static void bad_files(void **state)
 					  "missing"},
 		{"hello", "job.yaml:1:1: must be a mapping with the keys of a job: name, image, "
 			  "command, run, env, working_dir, user, inputs, outputs, timeout, "
-			  "stop_grace_period, resources, limits, labels"},
+			  "stop_grace_period, resources, limits, priority, ttl_after_finished, "
+			  "labels"},
 		{"image: debian\ncommand: python3 x.py\n",
 			"job.yaml:2:10: command: must be a list, such as [python3, -c, "
 			"\"print(6*7)\"]; a line for the shell goes under run"},
