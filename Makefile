@@ -337,6 +337,21 @@ $(VSOCK_PROGRAMS):
 .PHONY: vsock-programs
 vsock-programs: $(LIBEXEC)/vsock-device $(VSOCK_PROGRAMS)
 
+# Benchmarks of the daemon's own parts; store_bench compares with PostgreSQL, by libpq.
+$(BIN)/tests/scheduler_bench: $(call obj,tests/bench/scheduler_bench.c) $(OBJ)/liborchestrator.a \
+		$(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
+$(OBJ)/tests/bench/store_bench.o $(OBJ)/tests/bench/store_bench_pg.o: \
+	CPPFLAGS += -I/usr/include/postgresql
+$(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store_bench_pg.c) \
+		$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c) $(OBJ)/liborchestrator.a \
+		$(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lcmocka -lpq $(HOST_LIBS)
+
 # Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each. What they find and what
 # they learn stays in build/fuzz; V=1 shows libFuzzer's own words.
 FUZZ_SECONDS ?= 30
