@@ -1,6 +1,8 @@
 #include "orchestrator/record.h"
 
 #include <jansson.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "common/limits.h"
@@ -9,6 +11,7 @@ static const char id_digits[] = "0123456789abcdefghijklmnopqrstuv";
 
 #define ID_TIME_DIGITS	 9
 #define ID_RANDOM_DIGITS 4
+#define ID_STEP		 0x9e375u
 #define ID_DIGITS	 (ID_TIME_DIGITS + ID_RANDOM_DIGITS)
 
 _Static_assert(ID_DIGITS < JOB_ID_SIZE, "an id fits");
@@ -53,12 +56,24 @@ struct job_record *job_record_copy(const struct job_record *record)
 	return copy;
 }
 
+static uint32_t id_seed;
+
+static void make_id_seed(void)
+{
+	random_bytes(&id_seed, sizeof(id_seed));
+}
+
+/* Drawn anew for each, of a dozen ids made within one unit of time two would be the same now and
+ * then. So these are counted: an odd step goes through all of the 2^20 before one comes again, and
+ * the random beginning keeps apart what two daemons make. */
 void job_id_make(uint64_t now_usec, char ret[JOB_ID_SIZE])
 {
+	static atomic_uint_fast32_t made;
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
 	uint64_t time = now_usec / 256;
-	uint32_t random;
 
-	random_bytes(&random, sizeof(random));
+	pthread_once(&once, make_id_seed);
+	uint32_t random = id_seed + (uint32_t)atomic_fetch_add(&made, 1) * ID_STEP;
 	for (int i = ID_TIME_DIGITS - 1; i >= 0; i--, time /= 32)
 		ret[i] = id_digits[time % 32];
 	for (int i = ID_DIGITS - 1; i >= ID_TIME_DIGITS; i--, random /= 32)

@@ -39,7 +39,8 @@ static inline void job_record_freep(struct job_record **record)
 #define _cleanup_job_record_ __attribute__((cleanup(job_record_freep)))
 
 /* A new id: 13 characters of base32hex in lower case (0-9a-v). The first nine are the time in units
- * of 256 us, so that ids sort by age until the year 2255; the last four are random. */
+ * of 256 us, so that ids sort by age until the year 2255; the last four tell apart what is made in
+ * one such unit: a million ids of one process never meet. */
 void job_id_make(uint64_t now_usec, char ret[JOB_ID_SIZE]);
 /* Could s be an id or the beginning of one? Anything else is refused before it gets near a path. */
 bool job_id_prefix_valid(const char *s);

@@ -177,6 +177,25 @@ static void ids_sort_by_age(void **state)
 	assert_false(job_id_prefix_valid("0123456789abcd"));
 }
 
+static int by_id(const void *a, const void *b)
+{
+	return strcmp(a, b);
+}
+
+static void ids_of_one_moment_differ(void **state)
+{
+	enum { N = 50000 };
+	char(*ids)[JOB_ID_SIZE] = xcalloc(N, sizeof(*ids));
+
+	(void)state;
+	for (size_t i = 0; i < N; i++)
+		job_id_make(UINT64_C(1790000000000000), ids[i]);
+	qsort(ids, N, sizeof(*ids), by_id);
+	for (size_t i = 1; i < N; i++)
+		assert_string_not_equal(ids[i - 1], ids[i]);
+	free(ids);
+}
+
 static void defaults_fill_what_is_left_out(void **state)
 {
 	_cleanup_job_record_ struct job_record *record = full_record();
@@ -204,6 +223,7 @@ int main(void)
 		cmocka_unit_test(a_message_has_room_for_itself),
 		cmocka_unit_test(result_json_is_json),
 		cmocka_unit_test(ids_sort_by_age),
+		cmocka_unit_test(ids_of_one_moment_differ),
 		cmocka_unit_test(defaults_fill_what_is_left_out),
 	};
 
