@@ -61,6 +61,7 @@ ORCHESTRATOR := \
 	orchestrator/jobspec.c \
 	orchestrator/jobspec_rules.c \
 	orchestrator/loop.c \
+	orchestrator/process.c \
 	orchestrator/queue.c \
 	orchestrator/record.c \
 	orchestrator/recover.c \
@@ -74,6 +75,8 @@ ORCHESTRATOR := \
 	orchestrator/store_sqlite_open.c \
 	orchestrator/virt.c \
 	orchestrator/vm.c \
+	orchestrator/vm_adopt.c \
+	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
 	orchestrator/vsock.c \
 	orchestrator/watch.c \

@@ -12,6 +12,8 @@ struct cid_pool *cid_pool_new(void);
 void cid_pool_free(struct cid_pool *pool);
 /* A CID that is neither used nor resting. Thread-safe. now_usec is monotonic. */
 uint32_t cid_take(struct cid_pool *pool, uint64_t now_usec);
+/* One that a VM of an earlier daemon has. */
+void cid_hold(struct cid_pool *pool, uint32_t cid);
 void cid_release(struct cid_pool *pool, uint32_t cid, uint64_t now_usec);
 /* Used or resting: what cid_take() will not give. */
 bool cid_is_known(struct cid_pool *pool, uint32_t cid);

@@ -98,6 +98,8 @@ static void end_committed(void *arg, struct error *error)
 	else
 		take_over_end(job);
 	cancel_heard(job, error);
+	if (job->attempt)
+		attempt_recorded(job->attempt);
 	job->committed = true;
 	job_release(job);
 	jobs_changed(jobs);
@@ -293,7 +295,7 @@ static void listen_to(void *arg, const struct attempt_event *event)
 
 /* --- the beginning --------------------------------------------------------------------------- */
 
-static void start_attempt(struct job *job)
+static void start_attempt(struct job *job, enum job_state adopted)
 {
 	_cleanup_error_ struct error *err = NULL;
 
@@ -304,12 +306,19 @@ static void start_attempt(struct job *job)
 		.job_dir = job->dir,
 		.submitted_usec = job->record->result.times[STAGE_SUBMITTED],
 		.started_usec = job->record->result.times[STAGE_STARTED],
+		.adopted = adopted,
 	};
 	job->attempt = attempt_start(job->jobs->env.host, &job->order, listen_to, job, &err);
 	if (job->attempt)
 		return;
 	slot_free(job);
 	job_end(job, OUTCOME_INFRA, EXIT_INFRA, err->text);
+}
+
+void job_take_up(struct job *job)
+{
+	slot_take(job);
+	start_attempt(job, job->record->state);
 }
 
 struct claim {
@@ -363,7 +372,7 @@ static void claimed(void *arg, struct error *error)
 		job_end(job, OUTCOME_CANCELLED, EXIT_CANCELLED,
 			job->cancelling ? job->cancel_why : jobs->stop_why);
 	} else {
-		start_attempt(job);
+		start_attempt(job, 0);
 	}
 	job_record_free(claim->record);
 	free(claim);

@@ -25,6 +25,7 @@ enum statement {
 	SUBMIT,
 	LABEL,
 	CLAIM,
+	TAKE_OVER,
 	UPDATE,
 	FINISH,
 	DESTROYED,
@@ -45,6 +46,9 @@ static const char *const statement_text[STATEMENTS] = {
 	[LABEL] = "INSERT OR IGNORE INTO labels (name, value, seq) VALUES (?1, ?2, ?3)",
 	[CLAIM] = "UPDATE jobs SET epoch = ?3, state = ?4, attempt = ?5, vm = ?6, result = ?8"
 		  " WHERE id = ?1 AND epoch = ?3 - 1 AND state = 1",
+	[TAKE_OVER] = "UPDATE jobs SET epoch = ?3, state = ?4, vm = ?6, result = ?8"
+		      " WHERE id = ?1 AND epoch = ?3 - 1 AND state IN (2, 3, 4)"
+		      " AND ?4 IN (1, state)",
 	[UPDATE] = "UPDATE jobs SET state = ?4, vm = ?6, result = ?8"
 		   " WHERE id = ?1 AND epoch = ?3 AND state <> 5 AND state <= ?4",
 	[FINISH] = "UPDATE jobs SET state = 5, vm = ?6, result = ?8, finished = ?9"
@@ -240,6 +244,11 @@ static int change(struct store *store, enum statement which, const struct job_re
 static int claim(struct store *store, const struct job_record *record, struct error **err)
 {
 	return change(store, CLAIM, record, err);
+}
+
+static int take_over(struct store *store, const struct job_record *record, struct error **err)
+{
+	return change(store, TAKE_OVER, record, err);
 }
 
 static int update(struct store *store, const struct job_record *record, struct error **err)
@@ -486,6 +495,7 @@ const struct store_ops store_sqlite_ops = {
 	.in_transaction = in_transaction,
 	.submit = submit,
 	.claim = claim,
+	.take_over = take_over,
 	.update = update,
 	.finish = finish,
 	.destroyed = destroyed,

@@ -14,6 +14,7 @@
 #include "common/log.h"
 #include "common/sock.h"
 #include "common/util.h"
+#include "orchestrator/process.h"
 #include "orchestrator/spawn.h"
 
 #define VHOST_VSOCK "/dev/vhost-vsock"
@@ -24,6 +25,7 @@ struct vsock_device {
 	char *vhost_path, *uds_path; /* owned; user */
 	int ready_fd;
 	pid_t pid; /* 0: none, or collected */
+	int pidfd; /* of a process that an earlier daemon started; or -1 */
 };
 
 const char *vsock_kind_name(enum vsock_kind kind)
@@ -83,6 +85,21 @@ static int listen_at(const char *path, uid_t uid, gid_t gid, struct error **err)
 
 enum { CHILD_VHOST_FD = 3, CHILD_UDS_FD = 4 };
 
+static struct vsock_device *device_new(enum vsock_kind kind, const char *dir, uint32_t cid)
+{
+	struct vsock_device *device = xcalloc(1, sizeof(*device));
+
+	device->kind = kind;
+	device->cid = cid;
+	device->ready_fd = -1;
+	device->pidfd = -1;
+	if (kind == VSOCK_DEVICE_USER) {
+		device->vhost_path = str_printf("%s/vhost.sock", dir);
+		device->uds_path = str_printf("%s/vsock.sock", dir);
+	}
+	return device;
+}
+
 static int start_process(struct vsock_device *device, uid_t uid, gid_t gid, struct error **err)
 {
 	_cleanup_free_ char *prefix = install_prefix();
@@ -108,15 +125,10 @@ static int start_process(struct vsock_device *device, uid_t uid, gid_t gid, stru
 struct vsock_device *vsock_device_new(enum vsock_kind kind, const char *dir, uint32_t cid,
 	uid_t uid, gid_t gid, struct error **err)
 {
-	struct vsock_device *device = xcalloc(1, sizeof(*device));
+	struct vsock_device *device = device_new(kind, dir, cid);
 
-	device->kind = kind;
-	device->cid = cid;
-	device->ready_fd = -1;
 	if (kind == VSOCK_DEVICE_KERNEL)
 		return device;
-	device->vhost_path = str_printf("%s/vhost.sock", dir);
-	device->uds_path = str_printf("%s/vsock.sock", dir);
 	_cleanup_free_ char *ready = str_printf("%s_%u", device->uds_path, READY_PORT);
 	device->ready_fd = listen_at(ready, uid, gid, err);
 	if (device->ready_fd < 0 || start_process(device, uid, gid, err) < 0) {
@@ -124,6 +136,15 @@ struct vsock_device *vsock_device_new(enum vsock_kind kind, const char *dir, uin
 		vsock_device_free(device);
 		return NULL;
 	}
+	return device;
+}
+
+struct vsock_device *vsock_device_adopt(
+	enum vsock_kind kind, const char *dir, uint32_t cid, int pidfd)
+{
+	struct vsock_device *device = device_new(kind, dir, cid);
+
+	device->pidfd = pidfd;
 	return device;
 }
 
@@ -167,6 +188,8 @@ void vsock_device_free(struct vsock_device *device)
 	} else if (device->pid > 0 && status != 0) {
 		log_warn("vsock-device", "ended with wait status 0x%x", status);
 	}
+	process_end(device->pidfd, 500);
+	close_fd(&device->pidfd);
 	close_fd(&device->ready_fd);
 	free(device->vhost_path);
 	free(device->uds_path);
