@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/util.h"
@@ -298,6 +299,7 @@ static int boot(struct attempt *a)
 	_cleanup_error_ struct error *err = NULL;
 	enum job_outcome outcome = OUTCOME_INFRA;
 
+	FAILPOINT("boot.begin");
 	order_vm(a);
 	vm_note_remove(a->order->job_dir);
 	a->image = image_find(a->host->config, spec->image, &err);
@@ -336,6 +338,7 @@ static int hello(struct attempt *a)
 	uint64_t announced = now_real_usec();
 	int fd = vm_connect(a->vm, WORKER_PORT, CONNECT_TIMEOUT_MS, &err);
 
+	FAILPOINT("hello.connected");
 	if (fd >= 0)
 		guest = guest_new(fd, vm_secret(a->vm), vm_facts(a->vm)->id, &said, &err);
 	if (!guest) {
@@ -351,6 +354,7 @@ static int hello(struct attempt *a)
 		stage(a, STAGE_WORKER_READY);
 	}
 	a->result.wall.kernel = xstrdup(said.kernel);
+	FAILPOINT("hello.proven");
 	/* From here on a cancel goes through the guest. One that came before is seen now. */
 	pthread_mutex_lock(&a->lock);
 	a->guest = guest;
@@ -371,6 +375,7 @@ static int send_inputs(struct attempt *a)
 		conclude_call_failed(a, &err);
 		return -1;
 	}
+	FAILPOINT("inputs.sent");
 	stage(a, STAGE_INPUTS_SENT);
 	return 0;
 }
@@ -381,6 +386,7 @@ static void on_started(void *arg)
 
 	if (!a->result.times[STAGE_PROGRAM_STARTED])
 		stage(a, STAGE_PROGRAM_STARTED);
+	FAILPOINT("run.started");
 	vm_set_state(a->vm, "running");
 	enter_state(a, JOB_RUNNING);
 }
@@ -389,6 +395,7 @@ static void on_first_byte(void *arg, uint64_t usec)
 {
 	const struct attempt *a = arg;
 
+	FAILPOINT("run.first-byte");
 	if (!a->result.times[STAGE_FIRST_BYTE])
 		stage_at(arg, STAGE_FIRST_BYTE, usec);
 }
@@ -414,6 +421,7 @@ static int start_or_attach(struct attempt *a, const struct guest_sink *sink,
 	const struct attempt_order *order = a->order;
 
 	if (order->adopted) {
+		FAILPOINT("adopt.attach");
 		int r = guest_attach(a->guest, order->job_id, order->spec,
 			results_kept(a->results, RESULTS_STDOUT),
 			results_kept(a->results, RESULTS_STDERR), sink, ret_exit, err);
@@ -425,7 +433,9 @@ static int start_or_attach(struct attempt *a, const struct guest_sink *sink,
 	} else {
 		vm_fill_note(a->vm, &a->note);
 		a->note.attempt = order->number;
+		FAILPOINT("run.noting");
 		write_note(a);
+		FAILPOINT("run.noted");
 	}
 	return guest_run(a->guest, order->job_id, order->spec, sink, ret_exit, err);
 }
@@ -441,6 +451,7 @@ static int run_program(struct attempt *a)
 		conclude_call_failed(a, &err);
 		return -1;
 	}
+	FAILPOINT("run.exit");
 	if (!a->result.times[STAGE_PROGRAM_ENDED])
 		stage(a, STAGE_PROGRAM_ENDED);
 	results_guest_counted(
@@ -456,6 +467,7 @@ static int run_program(struct attempt *a)
 
 static int take_record(void *arg, const Job__V1__FileRecord *record, struct error **err)
 {
+	FAILPOINT("outputs.record");
 	return results_record(arg, record, err);
 }
 
@@ -469,12 +481,14 @@ static void collect(struct attempt *a)
 	if (a->result.outcome == OUTCOME_CANCELLED)
 		return;
 	enter_state(a, JOB_COLLECTING);
+	FAILPOINT("outputs.begin");
 	if (guest_get_outputs(a->guest, a->order->spec, take_record, a->results, &err) < 0 ||
 		results_artifacts_finish(a->results, &got, &err) < 0) {
 		error_wrap(&err, "collecting the outputs");
 		conclude_call_failed(a, &err);
 		return;
 	}
+	FAILPOINT("outputs.published");
 	if (got.missing && a->result.outcome == OUTCOME_SUCCEEDED) {
 		_cleanup_free_ char *text =
 			str_printf("a required output is missing: %s", got.missing);
@@ -507,6 +521,7 @@ static void finish_results(struct attempt *a)
 	results_fill(a->results, &a->result);
 	if (results_sync(a->results, &err) < 0)
 		conclude_ours(a, OUTCOME_INFRA, err);
+	FAILPOINT("results.synced");
 	results_close(steal_ptr(a->results));
 }
 
@@ -536,10 +551,14 @@ static void *run(void *arg)
 	hang_up(a);
 	finish_results(a);
 	emit(a, &(struct attempt_event){.type = ATTEMPT_DONE, .result = &a->result});
+	FAILPOINT("attempt.done");
 	wait_recorded(a);
+	FAILPOINT("attempt.recorded");
 	a->noted = false;
 	vm_destroy(steal_ptr(a->vm));
+	FAILPOINT("attempt.destroyed");
 	vm_note_remove(a->order->job_dir);
+	FAILPOINT("attempt.forgotten");
 	stage(a, STAGE_DESTROYED);
 	emit(a, &(struct attempt_event){.type = ATTEMPT_GONE});
 	return NULL;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/file_tree.h"
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/rpc.h"
 #include "common/worker_api.h"
@@ -216,6 +217,7 @@ static int put_record(void *arg, const Job__V1__FileRecord *record, struct error
 		head.path = path;
 		copy.head = &head;
 	}
+	FAILPOINT("inputs.record");
 	request.record = &copy;
 	request.user = user;
 	put->user = NULL;
@@ -370,8 +372,12 @@ static int take_output(struct following *f, enum guest_stream stream,
 	f->at[stream] += bytes->len;
 	f->unacked += bytes->len;
 	/* Where the stream is broken, receiving says how and why; the exit may be waiting there. */
-	if (f->unacked >= ACK_BYTES)
+	FAILPOINT("output.taken");
+	if (f->unacked >= ACK_BYTES) {
+		FAILPOINT("output.ack");
 		send_ack(f, &failed);
+		FAILPOINT("output.acked");
+	}
 	return 0;
 }
 
@@ -445,6 +451,7 @@ int guest_run(struct guest *guest, const char *id, const Job__V1__Spec *spec,
 	if (!f.call)
 		return -1;
 	int r = send_start(f.call, id, spec, err);
+	FAILPOINT("run.sent");
 	if (r == 0)
 		r = follow(&f, ret_exit, err);
 	call_close(guest, f.call);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/results.h"
@@ -51,7 +52,9 @@ static int store_finish(struct store *store, void *arg, struct error **err)
 {
 	struct job *job = arg;
 
+	FAILPOINT("end.writing");
 	write_result_json(job);
+	FAILPOINT("end.json");
 	return store->ops->finish(store, job->final, err);
 }
 
@@ -85,6 +88,7 @@ static void end_committed(void *arg, struct error *error)
 	struct job *job = arg;
 	struct jobs *jobs = job->jobs;
 
+	FAILPOINT("end.committed");
 	jobs->pending--;
 	if (error)
 		log_error(job->record->id, "its outcome could not be recorded: %s", error->text);
@@ -125,6 +129,7 @@ static void end_with(struct job *job, const struct job_result *result)
 			job_state_name(job->record->state));
 		return;
 	}
+	FAILPOINT("end.known");
 	job->ended = true;
 	job->final = job_record_copy(job->record);
 	job->final->state = JOB_FINISHED;
@@ -209,6 +214,7 @@ static void gone(struct job *job)
 	struct jobs *jobs = job->jobs;
 	struct destruction *d = xmalloc(sizeof(*d));
 
+	FAILPOINT("end.gone");
 	/* The attempt says so last, so that its thread is at its end. */
 	attempt_free(steal_ptr(job->attempt));
 	if (!job->ended)
@@ -308,6 +314,7 @@ static void start_attempt(struct job *job, enum job_state adopted)
 		.started_usec = job->record->result.times[STAGE_STARTED],
 		.adopted = adopted,
 	};
+	FAILPOINT("attempt.start");
 	job->attempt = attempt_start(job->jobs->env.host, &job->order, listen_to, job, &err);
 	if (job->attempt)
 		return;
@@ -358,6 +365,7 @@ static void claimed(void *arg, struct error *error)
 	struct job *job = claim->job;
 	struct jobs *jobs = job->jobs;
 
+	FAILPOINT("claim.committed");
 	jobs->pending--;
 	job->claiming = false;
 	if (!error) {
@@ -386,6 +394,7 @@ static void begin(struct job *job)
 	struct jobs *jobs = job->jobs;
 	struct claim *claim = xmalloc(sizeof(*claim));
 
+	FAILPOINT("claim.begin");
 	queue_remove(&jobs->queue, &job->item);
 	jobs->counts.queued--;
 	slot_take(job);

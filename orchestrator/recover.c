@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/vm_note.h"
@@ -202,7 +203,13 @@ static void sweep_directory(const char *jobs_dir, const char *name, struct store
 
 	if (!job_id_prefix_valid(name))
 		return; /* not ours */
-	if (store->ops->get(store, name, &record, &err) == 0 || err->code != ERR_NOT_FOUND)
+	if (store->ops->get(store, name, &record, &err) == 0) {
+		/* Its VM is gone, but its daemon did not live to forget it. */
+		if (record->state == JOB_FINISHED)
+			vm_note_remove(path);
+		return;
+	}
+	if (err->code != ERR_NOT_FOUND)
 		return;
 	error_free(steal_ptr(err));
 	if (remove_tree(path, &err) < 0)
@@ -229,6 +236,7 @@ int recover(const struct config *config, struct host *host, struct store *store,
 	struct candidates candidates = {0};
 	struct found found = {0};
 
+	FAILPOINT("recover.begin");
 	int r = store->ops->unfinished(store, keep, &found, err);
 	if (r == 0) {
 		find_candidates(config, &found, &candidates);
@@ -236,8 +244,10 @@ int recover(const struct config *config, struct host *host, struct store *store,
 		if (host_sweep(host, candidates.left, candidates.n_left, &sweep_err) < 0)
 			log_warn("host", "could not look for what was left behind: %s",
 				sweep_err->text);
+		FAILPOINT("recover.swept");
 		r = settle_all(store, &found, &candidates, err);
 	}
+	FAILPOINT("recover.settled");
 	if (r == 0)
 		r = take_unfinished(config, &found, err);
 	candidates_free(&candidates);
@@ -246,6 +256,7 @@ int recover(const struct config *config, struct host *host, struct store *store,
 		return error_wrap(err, "taking up the jobs of an earlier daemon");
 	}
 	sweep_directories(config, store);
+	FAILPOINT("recover.end");
 	*ret_found = found.records;
 	*ret_n = found.n;
 	return 0;

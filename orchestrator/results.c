@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "common/file_tree.h"
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/util.h"
 
@@ -294,10 +295,12 @@ int results_output(struct results *r, enum results_stream stream, const void *da
 	s->seen += n;
 	if (room < n)
 		s->truncated = true;
+	FAILPOINT("output.write");
 	if (keep(s, data, room) < 0) {
 		s->truncated = true;
 		return write_error(err, errno, stream_names[stream]);
 	}
+	FAILPOINT("output.written");
 	return 0;
 }
 
@@ -461,6 +464,7 @@ static int publish(struct results *r, struct error **err)
 	/* The directory's own entry is written down by results_sync(). */
 	if (renameat(r->dir_fd, PARTIAL, r->dir_fd, FINAL) < 0)
 		return write_error(err, errno, FINAL);
+	FAILPOINT("outputs.renamed");
 	r->published = true;
 	return 0;
 }

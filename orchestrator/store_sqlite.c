@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "common/util.h"
 
 /* Every record is read through these columns, in this order. */
@@ -208,6 +209,7 @@ static int submit(struct store *store, const struct job_record *record, char ret
 	bind_record(st, record);
 	bind_spec(st, record->spec);
 	bind_text(st, 2, record->key);
+	FAILPOINT("store.submit");
 	/* A job is its row and its labels, or nothing. */
 	if (sqlite3_exec(s->db, "SAVEPOINT job", NULL, NULL, NULL) != SQLITE_OK)
 		return store_sqlite_error(s, err);
@@ -243,22 +245,30 @@ static int change(struct store *store, enum statement which, const struct job_re
 
 static int claim(struct store *store, const struct job_record *record, struct error **err)
 {
-	return change(store, CLAIM, record, err);
+	int r = change(store, CLAIM, record, err);
+	FAILPOINT("store.claim");
+	return r;
 }
 
 static int take_over(struct store *store, const struct job_record *record, struct error **err)
 {
-	return change(store, TAKE_OVER, record, err);
+	int r = change(store, TAKE_OVER, record, err);
+	FAILPOINT("store.take-over");
+	return r;
 }
 
 static int update(struct store *store, const struct job_record *record, struct error **err)
 {
-	return change(store, UPDATE, record, err);
+	int r = change(store, UPDATE, record, err);
+	FAILPOINT("store.update");
+	return r;
 }
 
 static int finish(struct store *store, const struct job_record *record, struct error **err)
 {
-	return change(store, FINISH, record, err);
+	int r = change(store, FINISH, record, err);
+	FAILPOINT("store.finish");
+	return r;
 }
 
 static int destroyed(struct store *store, const char *id, uint64_t at_usec, struct error **err)
@@ -267,6 +277,7 @@ static int destroyed(struct store *store, const char *id, uint64_t at_usec, stru
 
 	if (!st)
 		return -1;
+	FAILPOINT("store.destroyed");
 	bind_text(st, 1, id);
 	sqlite3_bind_int64(st, 2, (sqlite3_int64)at_usec);
 	return run(self(store), st, err) < 0 ? -1 : 0;

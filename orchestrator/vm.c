@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/sock.h"
@@ -246,9 +247,11 @@ static int start_domain(struct vm *vm, struct error **err)
 			vm->vsock_kind, vm->dir, vm->facts.cid, vm->uid, vm->gid, err);
 		if (!vm->vsock)
 			return -1;
+		FAILPOINT("vm.device");
 		_cleanup_free_ char *xml = make_xml(vm, err);
 		if (!xml)
 			return -1;
+		FAILPOINT("vm.xml");
 		vm->domain = virt_create(vm->host->virt, xml, &failed);
 		if (vm->domain)
 			return 0;
@@ -264,9 +267,21 @@ static int start_domain(struct vm *vm, struct error **err)
 
 static int start(struct vm *vm, struct error **err)
 {
-	if (make_dir(vm, err) < 0 || make_secret(vm, err) < 0 || make_scratch(vm, err) < 0 ||
-		make_copies(vm, err) < 0 || make_console(vm, err) < 0 || start_domain(vm, err) < 0)
+	if (make_dir(vm, err) < 0)
 		return -1;
+	FAILPOINT("vm.directory");
+	if (make_secret(vm, err) < 0 || make_scratch(vm, err) < 0)
+		return -1;
+	FAILPOINT("vm.disk");
+	if (make_copies(vm, err) < 0)
+		return -1;
+	FAILPOINT("vm.copies");
+	if (make_console(vm, err) < 0)
+		return -1;
+	FAILPOINT("vm.console");
+	if (start_domain(vm, err) < 0)
+		return -1;
+	FAILPOINT("vm.created");
 	remove_copies(vm);
 	vm->facts.state = "booting";
 	vm->facts.vsock_device = vsock_kind_name(vm->vsock_kind);
@@ -389,12 +404,15 @@ static struct vm *boot_once(struct host *host, const struct vm_order *order, enu
 		goto failed;
 	host_qemu_user(host, order->image->dir, &vm->uid, &vm->gid);
 	progress(vm, STAGES);
+	FAILPOINT("vm.named");
 	if (start(vm, err) < 0) {
 		*ret_outcome = err ? outcome_of_start(*err) : OUTCOME_INFRA;
 		goto failed;
 	}
+	FAILPOINT("vm.booting");
 	if (wait_ready(vm, timeout, ret_outcome, err) < 0)
 		goto failed;
+	FAILPOINT("vm.ready");
 	vm_set_state(vm, "ready");
 	return vm;
 failed:
@@ -535,13 +553,17 @@ void vm_destroy(struct vm *vm)
 		return;
 	vm->facts.state = "stopping";
 	progress(vm, STAGES);
+	FAILPOINT("destroy.begin");
 	if (vm->domain)
 		end_domain(vm);
+	FAILPOINT("destroy.domain");
 	if (vm->vsock)
 		vsock_device_free(vm->vsock);
+	FAILPOINT("destroy.device");
 	vm_watch_free(vm->watch);
 	if (vm->dir && remove_tree(vm->dir, &err) < 0)
 		log_warn(vm->facts.id, "%s", err->text);
+	FAILPOINT("destroy.directory");
 	if (vm->facts.cid)
 		cid_release(vm->host->cids, vm->facts.cid, now_mono_usec());
 	explicit_bzero(vm->secret, sizeof(vm->secret));

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/sock.h"
 #include "common/util.h"
@@ -73,7 +74,9 @@ static int take_up(struct vm *vm, const struct vm_note *note, struct error **err
 	vm->domain = virt_find(vm->host->virt, note->uuid, vm->host->owner, err);
 	if (!vm->domain)
 		return -1;
+	FAILPOINT("adopt.domain");
 	int listen_fd = listen_console(vm, err);
+	FAILPOINT("adopt.console");
 	/* Not ours to reap: it is the child of whoever takes up orphans here. */
 	if (listen_fd < 0 || vm_watch_console(vm, listen_fd, false, err) < 0)
 		return -1;
@@ -92,6 +95,7 @@ struct vm *vm_adopt(struct host *host, const struct vm_order *order, const struc
 	struct vm *vm = vm_from_note(host, order, note);
 	if (order->on_progress)
 		order->on_progress(order->arg, &vm->facts, STAGES, now_real_usec());
+	FAILPOINT("adopt.begin");
 	if (take_up(vm, note, err) < 0) {
 		error_wrap(err, "taking up %s", note->id);
 		vm_destroy(vm);

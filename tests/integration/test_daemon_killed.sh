@@ -9,6 +9,7 @@ lines_at_least() {
 	(($(wc -l <"$(job_dir "$1")/stdout") >= $2))
 }
 
+# shellcheck disable=SC2016 # the guest's shell expands it
 numbers='i=0; while [ $i -lt 100 ]; do echo $i; i=$((i+1)); sleep 0.1; done; echo end >&2; exit 7'
 id=$(orc submit --image "$IMAGE" --timeout 4m -- sh -c "$numbers")
 wait_until 120 lines_at_least "$id" 10
