@@ -4,6 +4,7 @@
 #   make test     unit tests (ASan, UBSan) and integration tests with real VMs
 #   make test-kernel-vsock
 #                 the kernel's vhost-vsock and libvirtd, in an outer VM where they are not here
+#   make test-faults  kill the daemon at each of its steps, and look at what the next one makes of it
 #   make help     all targets
 
 O       := build
@@ -16,6 +17,7 @@ PROTOS := job worker control
 
 COMMON := \
 	common/error.c \
+	common/failpoint.c \
 	common/file_tree_send.c \
 	common/file_tree_write.c \
 	common/log.c \
@@ -71,6 +73,7 @@ ORCHESTRATOR := \
 	orchestrator/jobspec.c \
 	orchestrator/jobspec_rules.c \
 	orchestrator/loop.c \
+	orchestrator/process.c \
 	orchestrator/queue.c \
 	orchestrator/rank_tree.c \
 	orchestrator/record.c \
@@ -86,6 +89,8 @@ ORCHESTRATOR := \
 	orchestrator/store_sqlite_open.c \
 	orchestrator/virt.c \
 	orchestrator/vm.c \
+	orchestrator/vm_adopt.c \
+	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
 	orchestrator/vsock.c \
 	orchestrator/watch.c \
@@ -183,6 +188,7 @@ UNIT_TESTS := \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
+	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
 	tests/unit/test_results.c \
 	tests/unit/test_rpc.c \
@@ -196,6 +202,7 @@ UNIT_TESTS := \
 	tests/unit/test_store.c \
 	tests/unit/test_store_queue.c \
 	tests/unit/test_util.c \
+	tests/unit/test_vm_note.c \
 	tests/unit/test_vm_watch.c \
 	tests/unit/test_vsock_conn.c \
 	tests/unit/test_vsock_packet.c \
@@ -221,12 +228,15 @@ say = @printf '  %-5s %s\n' $(1) $(2)
 
 # --- flags ---------------------------------------------------------------------------------------
 
-# SAN=1 builds everything with ASan and UBSan, in its own directory.
+# SAN=1 builds everything with ASan and UBSan, FAILPOINTS=1 with places to be killed at
+# (common/failpoint.h), each in its own directory.
 SAN ?=
+FAILPOINTS ?=
 ifeq ($(SAN),)
-OBJ      := $(O)/obj
-BIN      := $(O)/bin
-LIBEXEC  := $(O)/libexec/orchestrator
+B        := $(O)$(if $(FAILPOINTS),/failpoints)
+OBJ      := $(B)/obj
+BIN      := $(B)/bin
+LIBEXEC  := $(B)/libexec/orchestrator
 OPT      := -O2 -g
 HARDEN   := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fstack-clash-protection -fcf-protection
 LDHARDEN := -Wl,-z,relro,-z,now -pie
@@ -244,7 +254,8 @@ GEN      := $(O)/gen
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wcast-qual \
 	-Wsign-compare -Wformat=2 -Wvla -Werror
-CPPFLAGS += -D_GNU_SOURCE -DORCHESTRATOR_VERSION='"$(VERSION)"' -I. -I$(GEN) -I/usr/include/libxml2
+CPPFLAGS += -D_GNU_SOURCE -DORCHESTRATOR_VERSION='"$(VERSION)"' -I. -I$(GEN) -I/usr/include/libxml2 \
+	$(if $(FAILPOINTS),-DFAILPOINTS)
 CFLAGS   ?= $(OPT)
 ALL_CFLAGS = -std=gnu11 $(CFLAGS) $(PIE) $(HARDEN) $(WARN)
 
@@ -424,7 +435,16 @@ fuzz: $(FUZZ_BIN)
 			$(if $(V),,>$$f.log 2>&1) || { tail -n 60 $$f.log; exit 1; }; \
 	done
 
-integration: programs image
+# The daemon to be killed, and its device; tests/integration/test_adopt.sh uses them.
+.PHONY: failpoints test-faults
+failpoints:
+	@$(MAKE) --no-print-directory FAILPOINTS=1 $(O)/failpoints/bin/orchestrator \
+		$(O)/failpoints/libexec/orchestrator/vsock-device
+# Kill the daemon at each of its failpoints, about ten seconds for one.
+test-faults: programs image failpoints
+	tests/faults/kill-daemon
+
+integration: programs image failpoints
 	tests/integration/run $(if $(FILTER),--filter '$(FILTER)')
 
 # What is missing is installed first, so that these two work on a bare machine; the rest is another
@@ -440,6 +460,7 @@ test:
 	@scripts/deps
 	@$(MAKE) --no-print-directory $(JOBS) SAN=1 unit-programs
 	@$(MAKE) --no-print-directory $(JOBS) programs
+	@$(MAKE) --no-print-directory $(JOBS) failpoints
 	@$(MAKE) --no-print-directory image
 	@tests/run-unit $(O)/san/bin/unit
 	tests/integration/run
@@ -502,6 +523,6 @@ install: programs
 		install -m644 config/orchestrator.yaml $(DESTDIR)/etc/orchestrator/
 
 clean:
-	rm -rf $(O)/obj $(O)/san $(O)/gen $(O)/bin $(O)/libexec
+	rm -rf $(O)/obj $(O)/san $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec
 
 -include $(shell find $(OBJ) -type f -name '*.d' 2>/dev/null)

@@ -26,6 +26,8 @@
 #include "guest-worker/executor_internal.h"
 
 #define PIDS_MAX 4096
+/* How long a stream may take to make place for another. */
+#define TAKE_OVER_MS 10000
 /* After the order to kill: when to kill the job init itself, and when to give up on a process that
  * even that does not end. */
 #define KILL_INIT_USEC (3 * 1000000)
@@ -42,7 +44,7 @@ static void wake(struct execution *ex)
 /* Under the lock. */
 static void tell_reader(struct execution *ex)
 {
-	pthread_cond_signal(&ex->changed);
+	pthread_cond_broadcast(&ex->changed);
 	if (ex->listener)
 		ex->listener(ex->listener_arg);
 }
@@ -188,6 +190,8 @@ static void begin_stop(struct execution *ex, enum why_stopped why, uint64_t kill
 /* Act on the deadlines that have passed. Under the lock. False: give up on it. */
 static bool keep_deadlines(struct execution *ex, uint64_t now)
 {
+	if (now >= ex->abandoned_at)
+		ex->released = true;
 	if (ex->released)
 		ex->stop_at = 0;
 	if (ex->stop_at != UINT64_MAX) {
@@ -210,6 +214,9 @@ static int poll_wait_ms(const struct execution *ex, uint64_t now)
 {
 	uint64_t next =
 		MIN(MIN(ex->timeout_at, ex->kill_at), MIN(ex->kill_init_at, ex->give_up_at));
+
+	if (!ex->released)
+		next = MIN(next, ex->abandoned_at);
 
 	if (next >= UINT64_MAX - 1)
 		return -1;
@@ -241,12 +248,12 @@ static void read_report(struct execution *ex)
 
 static void pump(struct execution *ex, struct output *output, uint64_t *since)
 {
-	bool was_empty = output->used == 0;
+	bool was_empty = output_pending(output) == 0;
 
 	output_pump(output);
-	if (was_empty && output->used)
+	if (was_empty && output_pending(output))
 		*since = ++ex->sequence;
-	if (output->used)
+	if (output_pending(output))
 		tell_reader(ex);
 }
 
@@ -319,17 +326,30 @@ static bool drain_one(struct execution *ex, struct output *output, uint64_t *sin
 	return output->fd < 0;
 }
 
+static int drain_wait_ms(const struct execution *ex, uint64_t now)
+{
+	if (ex->abandoned_at == UINT64_MAX)
+		return -1;
+	return ex->abandoned_at <= now
+		       ? 0
+		       : (int)MIN((ex->abandoned_at - now + 999) / 1000, UINT64_C(3600000));
+}
+
 static void drain(struct execution *ex)
 {
 	for (bool done = false; !done;) {
 		pthread_mutex_lock(&ex->lock);
 		bool out_done = drain_one(ex, &ex->out, &ex->out_since);
 		bool err_done = drain_one(ex, &ex->err, &ex->err_since);
+		uint64_t now = now_mono_usec();
+		if (now >= ex->abandoned_at)
+			ex->released = true;
 		done = (out_done && err_done) || ex->released;
+		int wait_ms = drain_wait_ms(ex, now);
 		pthread_mutex_unlock(&ex->lock);
 		if (!done) {
 			struct pollfd fd = {.fd = ex->wake, .events = POLLIN};
-			if (poll(&fd, 1, -1) > 0)
+			if (poll(&fd, 1, wait_ms) > 0)
 				clear_wake(ex);
 		}
 	}
@@ -349,8 +369,8 @@ static int start(struct execution *ex, struct error **err)
 		return -1;
 
 	pthread_mutex_lock(&ex->lock);
-	output_init(&ex->out, ex->process.out_fd, ex->output_bytes);
-	output_init(&ex->err, ex->process.err_fd, ex->output_bytes);
+	output_init(&ex->out, ex->process.out_fd, ex->output_bytes, ex->detached_usec > 0);
+	output_init(&ex->err, ex->process.err_fd, ex->output_bytes, ex->detached_usec > 0);
 	ex->started_usec = now_mono_usec();
 	if (ex->timeout_usec)
 		ex->timeout_at = ex->started_usec + ex->timeout_usec;
@@ -429,6 +449,9 @@ struct execution *execution_new(
 	ex->output_bytes =
 		start->has_output_bytes ? MIN(start->output_bytes, LIMIT_OUTPUT) : DEFAULT_OUTPUT;
 	ex->memory_bytes = start->memory_bytes;
+	ex->detached_usec = MIN(start->detached_ms, LIMIT_TIMEOUT_MS) * 1000;
+	ex->attached = true;
+	ex->abandoned_at = UINT64_MAX;
 	ex->process = (struct launched){.pidfd = -1, .report_fd = -1};
 	ex->out.fd = ex->err.fd = -1;
 	ex->timeout_at = ex->kill_at = ex->kill_init_at = ex->give_up_at = UINT64_MAX;
@@ -476,6 +499,12 @@ int execution_begin(struct execution *ex, const Worker__V1__RunStart *start, str
 /* What there is for the reader now. Under the lock. */
 static bool take_event(struct execution *ex, void *buf, size_t size, struct execution_event *ret)
 {
+	uint64_t out_pending = output_pending(&ex->out), err_pending = output_pending(&ex->err);
+
+	if (ex->evict) {
+		ret->type = EXECUTION_TAKEN_OVER;
+		return true;
+	}
 	if (ex->started && !ex->started_taken) {
 		ex->started_taken = true;
 		ret->type = EXECUTION_STARTED;
@@ -483,8 +512,8 @@ static bool take_event(struct execution *ex, void *buf, size_t size, struct exec
 		ret->uptime_usec = ex->uptime_usec;
 		return true;
 	}
-	if (ex->out.used || ex->err.used) {
-		bool out = ex->out.used && (!ex->err.used || ex->out_since < ex->err_since);
+	if (out_pending || err_pending) {
+		bool out = out_pending && (!err_pending || ex->out_since < ex->err_since);
 		struct output *output = out ? &ex->out : &ex->err;
 		bool was_full = !output_wants(output);
 		ret->type = out ? EXECUTION_OUT : EXECUTION_ERR;
@@ -503,13 +532,20 @@ static bool take_event(struct execution *ex, void *buf, size_t size, struct exec
 	return false;
 }
 
+static void cond_deadline(int wait_ms, struct timespec *ret)
+{
+	uint64_t until = now_mono_usec() + (uint64_t)wait_ms * 1000;
+
+	ret->tv_sec = (time_t)(until / 1000000);
+	ret->tv_nsec = (long)(until % 1000000) * 1000;
+}
+
 void execution_next(
 	struct execution *ex, int wait_ms, void *buf, size_t size, struct execution_event *ret)
 {
-	uint64_t until = now_mono_usec() + (uint64_t)wait_ms * 1000;
-	const struct timespec ts = {
-		.tv_sec = (time_t)(until / 1000000), .tv_nsec = (long)(until % 1000000) * 1000};
+	struct timespec ts;
 
+	cond_deadline(wait_ms, &ts);
 	memset(ret, 0, sizeof(*ret));
 	pthread_mutex_lock(&ex->lock);
 	while (!take_event(ex, buf, size, ret)) {
@@ -527,6 +563,86 @@ void execution_listen(struct execution *ex, void (*fn)(void *arg), void *arg)
 	ex->listener = fn;
 	ex->listener_arg = arg;
 	pthread_mutex_unlock(&ex->lock);
+}
+
+void execution_ack(struct execution *ex, uint64_t out_offset, uint64_t err_offset)
+{
+	pthread_mutex_lock(&ex->lock);
+	output_ack(&ex->out, out_offset);
+	output_ack(&ex->err, err_offset);
+	pthread_mutex_unlock(&ex->lock);
+	wake(ex); /* a pipe that was not read for want of room may be now */
+}
+
+/* Under the lock, which waiting gives up. */
+static int take_over(struct execution *ex, struct error **err)
+{
+	struct timespec ts;
+
+	cond_deadline(TAKE_OVER_MS, &ts);
+	while (ex->attached) {
+		ex->evict = true;
+		tell_reader(ex);
+		if (pthread_cond_timedwait(&ex->changed, &ex->lock, &ts) == ETIMEDOUT)
+			break;
+	}
+	if (ex->attached)
+		return error_set(
+			err, ERR_UNAVAILABLE, "the stream that follows the execution does not end");
+	return 0;
+}
+
+int execution_attach(
+	struct execution *ex, uint64_t out_offset, uint64_t err_offset, struct error **err)
+{
+	pthread_mutex_lock(&ex->lock);
+	int r = take_over(ex, err);
+	if (r == 0 && (ex->released || now_mono_usec() >= ex->abandoned_at))
+		r = error_set(err, ERR_NOT_FOUND, "the execution was given up");
+	if (r == 0 && (!output_has(&ex->out, out_offset) || !output_has(&ex->err, err_offset)))
+		r = error_set(err, ERR_RANGE,
+			"held are bytes %llu to %llu of stdout and %llu to %llu of stderr",
+			(unsigned long long)ex->out.freed, (unsigned long long)ex->out.kept,
+			(unsigned long long)ex->err.freed, (unsigned long long)ex->err.kept);
+	if (r == 0) {
+		ex->attached = true;
+		ex->abandoned_at = UINT64_MAX;
+		ex->started_taken = false;
+		output_rewind(&ex->out, out_offset);
+		output_rewind(&ex->err, err_offset);
+	}
+	pthread_mutex_unlock(&ex->lock);
+	wake(ex);
+	return r;
+}
+
+void execution_detach(struct execution *ex)
+{
+	if (!ex->detached_usec) {
+		execution_release(ex);
+		return;
+	}
+	pthread_mutex_lock(&ex->lock);
+	ex->attached = ex->evict = false;
+	ex->abandoned_at = now_mono_usec() + ex->detached_usec;
+	pthread_cond_broadcast(&ex->changed);
+	pthread_mutex_unlock(&ex->lock);
+	wake(ex);
+}
+
+void execution_wait_for(struct execution *ex, int change)
+{
+	pthread_mutex_lock(&ex->lock);
+	ex->waiting += (unsigned)change;
+	pthread_mutex_unlock(&ex->lock);
+}
+
+bool execution_abandoned(struct execution *ex, uint64_t now)
+{
+	pthread_mutex_lock(&ex->lock);
+	bool abandoned = !ex->attached && !ex->waiting && now >= ex->abandoned_at;
+	pthread_mutex_unlock(&ex->lock);
+	return abandoned;
 }
 
 void execution_stop(struct execution *ex, uint64_t grace_ms)

@@ -39,6 +39,8 @@ void executor_free(struct executor *executor)
 {
 	if (!executor)
 		return;
+	while (executor->executions)
+		execution_release(executor->executions);
 	cgroup_tree_free(executor->cgroups);
 	sandbox_destroy(&executor->sandbox);
 	pthread_mutex_destroy(&executor->lock);
@@ -75,19 +77,80 @@ static int add_to_table(struct executor *executor, struct execution *ex, struct 
 	return r;
 }
 
-void executor_forget(struct execution *ex)
+/* Under the lock. */
+static void unlink_execution(struct executor *executor, const struct execution *ex)
 {
-	struct executor *executor = ex->executor;
-
-	pthread_mutex_lock(&executor->lock);
 	struct execution **at = &executor->executions;
+
 	while (*at && *at != ex)
 		at = &(*at)->next;
 	if (*at) {
 		*at = ex->next;
 		executor->count--;
 	}
+}
+
+void executor_forget(struct execution *ex)
+{
+	struct executor *executor = ex->executor;
+
+	pthread_mutex_lock(&executor->lock);
+	unlink_execution(executor, ex);
 	pthread_mutex_unlock(&executor->lock);
+}
+
+/* Those that nobody came back to. */
+static void release_abandoned(struct executor *executor)
+{
+	uint64_t now = now_mono_usec();
+	struct execution *ex;
+
+	do {
+		pthread_mutex_lock(&executor->lock);
+		for (ex = executor->executions; ex; ex = ex->next)
+			if (execution_abandoned(ex, now))
+				break;
+		/* Out of the table under the same lock: nobody finds it any more. */
+		if (ex)
+			unlink_execution(executor, ex);
+		pthread_mutex_unlock(&executor->lock);
+		if (ex)
+			execution_release(ex);
+	} while (ex);
+}
+
+/* From here to its attachment it is not abandoned: somebody waits for it. */
+static struct execution *find_to_attach(
+	struct executor *executor, const char *id, struct error **err)
+{
+	struct execution *ex;
+
+	pthread_mutex_lock(&executor->lock);
+	for (ex = executor->executions; ex && !str_eq(ex->id, id); ex = ex->next)
+		;
+	if (!ex)
+		error_set(err, ERR_NOT_FOUND, "there is no such execution");
+	else if (ex->detached_usec)
+		execution_wait_for(ex, 1);
+	else {
+		/* Its stream may free it at any time. */
+		error_set(err, ERR_STATE, "the execution was not begun to be attached to");
+		ex = NULL;
+	}
+	pthread_mutex_unlock(&executor->lock);
+	return ex;
+}
+
+struct execution *executor_attach(struct executor *executor, const char *id, uint64_t out_offset,
+	uint64_t err_offset, struct error **err)
+{
+	release_abandoned(executor);
+	struct execution *ex = find_to_attach(executor, id, err);
+	if (!ex)
+		return NULL;
+	int r = execution_attach(ex, out_offset, err_offset, err);
+	execution_wait_for(ex, -1);
+	return r < 0 ? NULL : ex;
 }
 
 struct execution *executor_start(
@@ -97,6 +160,7 @@ struct execution *executor_start(
 		error_set(err, ERR_INVALID, "an execution's id has 1 to %d bytes", LIMIT_NAME);
 		return NULL;
 	}
+	release_abandoned(executor);
 	struct execution *ex = execution_new(executor, start, err);
 	if (!ex)
 		return NULL;

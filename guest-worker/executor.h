@@ -1,7 +1,10 @@
 /* Executions: jobs that run, each owned by the executor's table and watched by its own thread.
  *
  * A stream of the host's only looks at an execution: it takes events out and may order a stop. So a
- * lost stream and a lost job are two things, and a later stream could take an execution up.
+ * lost stream and a lost job are two things: an execution that was begun with detached_ms lives on
+ * without a stream for so long, holds what the host has not acknowledged, and lets the job wait
+ * when it can hold no more; a later stream takes it up (executor_attach). When nobody came it is
+ * killed.
  */
 #pragma once
 
@@ -20,7 +23,7 @@ struct execution;
 struct executor *executor_new(const struct job_root *root, bool init, struct error **err);
 /* No new executions from here on; kills those that run. Any thread. */
 void executor_stop(struct executor *executor);
-/* All executions must have been released. */
+/* After executor_stop(); no stream may look at an execution any more. */
 void executor_free(struct executor *executor);
 /* How many have not been released. */
 unsigned executor_count(struct executor *executor);
@@ -31,12 +34,20 @@ unsigned executor_count(struct executor *executor);
 struct execution *executor_start(
 	struct executor *executor, const Worker__V1__RunStart *start, struct error **err);
 
+/* Take up the execution of that id: the next bytes are those at these offsets, what is before them
+ * is forgotten, and STARTED comes again. A stream that still looks at it is told TAKEN_OVER and
+ * waited for. ERR_NOT_FOUND: none, or given up; ERR_RANGE: the bytes are not held; ERR_STATE: begun
+ * without detached_ms. */
+struct execution *executor_attach(struct executor *executor, const char *id, uint64_t out_offset,
+	uint64_t err_offset, struct error **err);
+
 enum execution_event_type {
 	EXECUTION_NOTHING, /* within the time that the caller gave */
 	EXECUTION_STARTED,
 	EXECUTION_OUT, /* data, size */
 	EXECUTION_ERR,
-	EXECUTION_EXIT, /* last */
+	EXECUTION_EXIT,	      /* last */
+	EXECUTION_TAKEN_OVER, /* last: another stream wants it */
 };
 
 struct execution_exit {
@@ -66,5 +77,10 @@ void execution_next(struct execution *execution, int wait_ms, void *buf, size_t 
 void execution_listen(struct execution *execution, void (*fn)(void *arg), void *arg);
 /* SIGTERM, grace_ms, SIGKILL; with 0 SIGKILL at once. A second order may only shorten the first. */
 void execution_stop(struct execution *execution, uint64_t grace_ms);
+/* The host has these bytes. */
+void execution_ack(struct execution *execution, uint64_t out_offset, uint64_t err_offset);
+/* The stream has ended: the execution waits for another, or, begun without detached_ms, is
+ * released. */
+void execution_detach(struct execution *execution);
 /* Kill it if it still runs, and forget it. */
 void execution_release(struct execution *execution);

@@ -29,6 +29,7 @@ struct execution {
 	pthread_t thread;
 	int wake; /* owned */
 	uint64_t timeout_usec, grace_usec, output_bytes, memory_bytes;
+	uint64_t detached_usec; /* how long it outlives a lost stream; 0: not at all */
 
 	/* Of the execution's thread alone. */
 	struct launch launch;
@@ -50,8 +51,12 @@ struct execution {
 	bool started, started_taken;
 	uint32_t pid;
 	uint64_t uptime_usec;
-	uint64_t stop_at; /* an order: when to kill; UINT64_MAX: none */
-	bool released;
+	bool attached;	       /* a stream looks at it */
+	bool evict;	       /* and shall end, for another one waits */
+	unsigned waiting;      /* streams that want to attach */
+	uint64_t abandoned_at; /* when nobody may take it up any more; UINT64_MAX: attached */
+	uint64_t stop_at;      /* an order: when to kill; UINT64_MAX: none */
+	bool released;	       /* it ends, and nobody wants to know how */
 	enum why_stopped why;
 	bool has_end; /* report of the job init */
 	struct launch_report end;
@@ -68,6 +73,14 @@ void execution_free(struct execution *execution);
  * execution's exit. */
 int execution_begin(
 	struct execution *execution, const Worker__V1__RunStart *start, struct error **err);
+
+/* One more (or, with -1, one less) waits to attach: until then it is not abandoned. */
+void execution_wait_for(struct execution *execution, int change);
+/* Waits for the stream before to end. */
+int execution_attach(
+	struct execution *execution, uint64_t out_offset, uint64_t err_offset, struct error **err);
+/* Is it held for nobody? Then execution_release() may follow. */
+bool execution_abandoned(struct execution *execution, uint64_t now);
 
 /* executor.c */
 void executor_forget(struct execution *execution);

@@ -7,9 +7,12 @@
 
 #include "common/util.h"
 
-void output_init(struct output *output, int fd, uint64_t keep)
+void output_init(struct output *output, int fd, uint64_t keep, bool hold)
 {
-	*output = (struct output){.fd = fd, .keep = keep, .ring = xmalloc(OUTPUT_RING)};
+	size_t size = hold ? OUTPUT_RING_HOLD : OUTPUT_RING;
+
+	*output = (struct output){
+		.fd = fd, .keep = keep, .hold = hold, .size = size, .ring = xmalloc(size)};
 }
 
 void output_free(struct output *output)
@@ -21,7 +24,9 @@ void output_free(struct output *output)
 
 static size_t room(const struct output *output)
 {
-	return (size_t)MIN((uint64_t)(OUTPUT_RING - output->used), output->keep - output->kept);
+	uint64_t used = output->kept - output->freed;
+
+	return (size_t)MIN(output->size - used, output->keep - output->kept);
 }
 
 bool output_wants(const struct output *output)
@@ -32,18 +37,16 @@ bool output_wants(const struct output *output)
 /* Read straight into the free part of the ring, which may go round its end. */
 static ssize_t read_into_ring(struct output *output)
 {
-	size_t tail = (output->head + output->used) % OUTPUT_RING;
-	size_t n = room(output), first = MIN(n, OUTPUT_RING - tail);
+	size_t tail = (size_t)(output->kept % output->size);
+	size_t n = room(output), first = MIN(n, output->size - tail);
 	struct iovec parts[2] = {
 		{.iov_base = output->ring + tail, .iov_len = first},
 		{.iov_base = output->ring, .iov_len = n - first},
 	};
 	ssize_t got = readv(output->fd, parts, n > first ? 2 : 1);
 
-	if (got > 0) {
-		output->used += (size_t)got;
+	if (got > 0)
 		output->kept += (size_t)got;
-	}
 	return got;
 }
 
@@ -75,12 +78,29 @@ bool output_pump(struct output *output)
 
 size_t output_take(struct output *output, void *buf, size_t size)
 {
-	size_t n = MIN(MIN(size, output->used), (size_t)OUTPUT_CHUNK);
-	size_t first = MIN(n, OUTPUT_RING - output->head);
+	size_t n = (size_t)MIN(MIN((uint64_t)size, output_pending(output)), (uint64_t)OUTPUT_CHUNK);
+	size_t head = (size_t)(output->taken % output->size);
+	size_t first = MIN(n, output->size - head);
 
-	memcpy(buf, output->ring + output->head, first);
+	memcpy(buf, output->ring + head, first);
 	memcpy((char *)buf + first, output->ring, n - first);
-	output->head = (output->head + n) % OUTPUT_RING;
-	output->used -= n;
+	output->taken += n;
+	if (!output->hold)
+		output->freed = output->taken;
 	return n;
+}
+
+void output_ack(struct output *output, uint64_t offset)
+{
+	output->freed = MAX(output->freed, MIN(offset, output->taken));
+}
+
+bool output_has(const struct output *output, uint64_t offset)
+{
+	return offset >= output->freed && offset <= output->kept;
+}
+
+void output_rewind(struct output *output, uint64_t offset)
+{
+	output->taken = output->freed = offset;
 }

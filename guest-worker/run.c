@@ -2,7 +2,8 @@
  *
  * The handler's thread waits for the host's messages; what happens in the execution wakes it
  * (rpc_wake). So one thread does it all: a host that reads slowly holds rpc_send(), then the ring
- * fills, then the job waits. Its deadlines are kept by the execution's own thread meanwhile.
+ * fills, then the job waits. Its deadlines are kept by the execution's own thread meanwhile. When
+ * the stream ends, for whatever reason, the execution is left to another (executor.h).
  */
 #include "common/limits.h"
 #include "common/util.h"
@@ -88,6 +89,8 @@ static int send_events(
 		case EXECUTION_ERR:
 			r = send_output(call, event.type == EXECUTION_OUT, buf, event.size, err);
 			break;
+		case EXECUTION_TAKEN_OVER:
+			return error_set(err, ERR_ABORTED, "another stream follows it now");
 		case EXECUTION_EXIT:
 			return send_exit(call, &event.exit, err) < 0 ? -1 : 1;
 		}
@@ -105,7 +108,8 @@ static int handle_message(
 			request->stop->has_grace_ms ? request->stop->grace_ms : DEFAULT_GRACE_MS);
 		return 0;
 	case WORKER__V1__RUN_REQUEST__PART_ACK:
-		return 0; /* what was sent is forgotten already */
+		execution_ack(ex, request->ack->stdout_offset, request->ack->stderr_offset);
+		return 0;
 	case WORKER__V1__RUN_REQUEST__PART_INPUT:
 		return error_set(err, ERR_UNSUPPORTED, "a job's standard input is /dev/null");
 	default:
@@ -157,8 +161,8 @@ static struct execution *begin(
 	case WORKER__V1__RUN_REQUEST__PART_START:
 		return executor_start(worker->executor, request->start, err);
 	case WORKER__V1__RUN_REQUEST__PART_ATTACH:
-		error_set(err, ERR_UNSUPPORTED, "this worker cannot attach to an execution yet");
-		return NULL;
+		return executor_attach(worker->executor, request->attach->id,
+			request->attach->stdout_offset, request->attach->stderr_offset, err);
 	default:
 		error_set(err, ERR_INVALID, "Run begins with start or attach");
 		return NULL;
@@ -182,7 +186,6 @@ int worker_handle_run(struct rpc_call *call, void *server_arg, struct error **er
 	execution_listen(ex, wake_call, call);
 	r = follow(call, ex, err);
 	execution_listen(ex, NULL, NULL);
-	/* Nobody can take it up again yet: if it still runs, it ends here. */
-	execution_release(ex);
+	execution_detach(ex);
 	return r;
 }

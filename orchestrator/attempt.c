@@ -2,7 +2,14 @@
  *
  *   boot -> hello -> inputs -> program -> outputs -> result -> (DONE) -> destroy -> (GONE)
  *
- * Each step either succeeds or sets the outcome and the words for it, and the rest is skipped. */
+ * Each step either succeeds or sets the outcome and the words for it, and the rest is skipped.
+ *
+ * From just before the program until the outcome is recorded there is a note of the VM (vm_note.h).
+ * A daemon that finds one takes the VM up instead of booting another, and enters at the program:
+ *
+ *   adopt -> hello -> attach -> outputs -> ...
+ *
+ * The worker still has the output that we do not have and the exit, however often it was sent. */
 #include "orchestrator/attempt.h"
 
 #include <errno.h>
@@ -10,6 +17,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/util.h"
@@ -17,11 +25,15 @@
 #include "orchestrator/results.h"
 #include "orchestrator/run_exit.h"
 #include "orchestrator/vm.h"
+#include "orchestrator/vm_note.h"
 
 #define CONNECT_TIMEOUT_MS 10000
 /* How long a lost worker's VM may take to say why. */
 #define SETTLE_MS   2000
 #define STACK_BYTES (512 * KIB)
+/* How long the VM waits for its outcome to be recorded. A store that fails so long fails for
+ * longer. */
+#define RECORD_WAIT_S 20
 
 struct attempt {
 	struct host *host;		   /* borrowed */
@@ -33,7 +45,9 @@ struct attempt {
 
 	pthread_mutex_t lock; /* below: */
 	char *cancelled;      /* owned; why; NULL: it is not */
-	struct guest *guest;  /* while guest_interrupt() may be called */
+	pthread_cond_t changed;
+	bool recorded;
+	struct guest *guest; /* while guest_interrupt() may be called */
 
 	/* The thread's own. */
 	struct job_result result;
@@ -42,6 +56,9 @@ struct attempt {
 	struct vm_order vm_order;
 	struct vm *vm;
 	struct results *results;
+	struct vm_note note;
+	bool noted;
+	enum job_state state; /* the last that was told */
 };
 
 /* Events. ----------------------------------------------------------------------------------------
@@ -52,9 +69,22 @@ static void emit(struct attempt *a, const struct attempt_event *event)
 	a->listener(a->arg, event);
 }
 
+static void write_note(struct attempt *a)
+{
+	_cleanup_error_ struct error *err = NULL;
+
+	memcpy(a->note.times, a->result.times, sizeof(a->note.times));
+	/* Without it the job is lost if the daemon is; that is no reason to lose it now. */
+	if (vm_note_write(a->order->job_dir, &a->note, &err) < 0)
+		log_warn(a->order->job_id, "%s", err->text);
+	a->noted = true;
+}
+
 static void stage_at(struct attempt *a, enum job_stage stage, uint64_t usec)
 {
 	a->result.times[stage] = usec;
+	if (a->noted && stage < STAGE_COLLECTED)
+		write_note(a);
 	emit(a, &(struct attempt_event){.type = ATTEMPT_STAGE, .stage = stage, .usec = usec});
 }
 
@@ -65,6 +95,10 @@ static void stage(struct attempt *a, enum job_stage stage_reached)
 
 static void enter_state(struct attempt *a, enum job_state state)
 {
+	/* One that is taken up may come by the same place twice. */
+	if (state <= a->state)
+		return;
+	a->state = state;
 	emit(a, &(struct attempt_event){.type = ATTEMPT_STATE, .state = state});
 }
 
@@ -114,7 +148,8 @@ static bool is_cancelled(struct attempt *a)
 static void conclude_cancelled(struct attempt *a)
 {
 	pthread_mutex_lock(&a->lock);
-	conclude(a, OUTCOME_CANCELLED, EXIT_CANCELLED, a->cancelled);
+	conclude(a, OUTCOME_CANCELLED, EXIT_CANCELLED,
+		a->cancelled ? a->cancelled : "cancelled"); /* by a daemon before us */
 	pthread_mutex_unlock(&a->lock);
 }
 
@@ -165,11 +200,9 @@ static uint64_t disk_of(const Job__V1__Spec *spec)
 	return spec->resources && spec->resources->has_disk_bytes ? spec->resources->disk_bytes : 0;
 }
 
-static int boot(struct attempt *a)
+static void order_vm(struct attempt *a)
 {
 	const Job__V1__Spec *spec = a->order->spec;
-	_cleanup_error_ struct error *err = NULL;
-	enum job_outcome outcome = OUTCOME_INFRA;
 
 	a->console = str_printf("%s/console.log", a->order->job_dir);
 	a->vm_order = (struct vm_order){
@@ -183,6 +216,41 @@ static int boot(struct attempt *a)
 		.on_progress = on_vm_progress,
 		.arg = a,
 	};
+}
+
+static int adopt(struct attempt *a)
+{
+	_cleanup_error_ struct error *err = NULL;
+
+	order_vm(a);
+	a->state = a->order->adopted;
+	if (vm_note_read(a->order->job_dir, &a->note, &err) == 0)
+		a->results = results_reopen(a->order->job_dir, a->order->spec, &err);
+	if (a->results)
+		a->vm = vm_adopt(a->host, &a->vm_order, &a->note, &err);
+	if (!a->vm) {
+		error_wrap(&err, "the daemon ended while the job ran");
+		conclude_ours(a, OUTCOME_INFRA, err);
+		return -1;
+	}
+	memcpy(a->result.times, a->note.times, sizeof(a->result.times));
+	a->noted = true;
+	log_info(a->order->job_id, "taken up in %s, with %llu and %llu bytes of output",
+		vm_facts(a->vm)->id, (unsigned long long)results_kept(a->results, RESULTS_STDOUT),
+		(unsigned long long)results_kept(a->results, RESULTS_STDERR));
+	tell_output(a);
+	return 0;
+}
+
+static int boot(struct attempt *a)
+{
+	const Job__V1__Spec *spec = a->order->spec;
+	_cleanup_error_ struct error *err = NULL;
+	enum job_outcome outcome = OUTCOME_INFRA;
+
+	FAILPOINT("boot.begin");
+	order_vm(a);
+	vm_note_remove(a->order->job_dir);
 	a->image = image_find(a->host->config, spec->image, &err);
 	a->results = a->image ? results_open(a->order->job_dir, spec, &err) : NULL;
 	if (a->results) {
@@ -229,6 +297,7 @@ static int hello(struct attempt *a)
 	int fd = vm_connect(a->vm, WORKER_PORT, CONNECT_TIMEOUT_MS, &err);
 	struct guest *guest = fd < 0 ? NULL : guest_new(fd, vm_facts(a->vm)->id, &err);
 
+	FAILPOINT("hello.connected");
 	if (guest)
 		reachable(a, guest);
 	if (!guest || guest_hello(guest, vm_secret(a->vm), &said, &err) < 0) {
@@ -239,9 +308,12 @@ static int hello(struct attempt *a)
 			conclude_call_failed(a, &err);
 		return -1;
 	}
-	stage_kernel_up(a, &said, announced);
-	stage(a, STAGE_WORKER_READY);
+	if (!a->order->adopted) {
+		stage_kernel_up(a, &said, announced);
+		stage(a, STAGE_WORKER_READY);
+	}
 	a->result.wall.kernel = xstrdup(said.kernel);
+	FAILPOINT("hello.proven");
 	if (vm_fill_wall(a->vm, &a->result.wall, &err) < 0)
 		log_warn(a->order->job_id, "%s", err->text);
 	return 0;
@@ -256,6 +328,7 @@ static int send_inputs(struct attempt *a)
 		conclude_call_failed(a, &err);
 		return -1;
 	}
+	FAILPOINT("inputs.sent");
 	stage(a, STAGE_INPUTS_SENT);
 	return 0;
 }
@@ -264,14 +337,20 @@ static void on_started(void *arg)
 {
 	struct attempt *a = arg;
 
-	stage(a, STAGE_PROGRAM_STARTED);
+	if (!a->result.times[STAGE_PROGRAM_STARTED])
+		stage(a, STAGE_PROGRAM_STARTED);
+	FAILPOINT("run.started");
 	vm_set_state(a->vm, "running");
 	enter_state(a, JOB_RUNNING);
 }
 
 static void on_first_byte(void *arg, uint64_t usec)
 {
-	stage_at(arg, STAGE_FIRST_BYTE, usec);
+	const struct attempt *a = arg;
+
+	FAILPOINT("run.first-byte");
+	if (!a->result.times[STAGE_FIRST_BYTE])
+		stage_at(arg, STAGE_FIRST_BYTE, usec);
 }
 
 static int on_output(
@@ -288,6 +367,32 @@ static int on_output(
 	return 0;
 }
 
+/* Start the program, or, in a VM that was taken up, follow it if it was started. */
+static int start_or_attach(struct attempt *a, const struct guest_sink *sink,
+	Worker__V1__RunExit **ret_exit, struct error **err)
+{
+	const struct attempt_order *order = a->order;
+
+	if (order->adopted) {
+		FAILPOINT("adopt.attach");
+		int r = guest_attach(a->guest, order->job_id, order->spec,
+			results_kept(a->results, RESULTS_STDOUT),
+			results_kept(a->results, RESULTS_STDERR), sink, ret_exit, err);
+		if (r == 0 || (*err)->code != ERR_NOT_FOUND ||
+			a->result.times[STAGE_PROGRAM_STARTED])
+			return r;
+		error_free(steal_ptr(*err));
+		log_info(order->job_id, "its program had not been started");
+	} else {
+		vm_fill_note(a->vm, &a->note);
+		a->note.attempt = order->number;
+		FAILPOINT("run.noting");
+		write_note(a);
+		FAILPOINT("run.noted");
+	}
+	return guest_run(a->guest, order->job_id, order->spec, sink, ret_exit, err);
+}
+
 static int run_program(struct attempt *a)
 {
 	const struct guest_sink sink = {.started = on_started, .output = on_output, .arg = a};
@@ -295,11 +400,13 @@ static int run_program(struct attempt *a)
 	Worker__V1__RunExit *exit = NULL;
 
 	results_on_first_byte(a->results, on_first_byte, a);
-	if (guest_run(a->guest, a->order->job_id, a->order->spec, &sink, &exit, &err) < 0) {
+	if (start_or_attach(a, &sink, &exit, &err) < 0) {
 		conclude_call_failed(a, &err);
 		return -1;
 	}
-	stage(a, STAGE_PROGRAM_ENDED);
+	FAILPOINT("run.exit");
+	if (!a->result.times[STAGE_PROGRAM_ENDED])
+		stage(a, STAGE_PROGRAM_ENDED);
 	results_guest_counted(
 		a->results, RESULTS_STDOUT, exit->stdout_bytes, exit->stdout_truncated);
 	results_guest_counted(
@@ -311,6 +418,7 @@ static int run_program(struct attempt *a)
 
 static int take_record(void *arg, const Job__V1__FileRecord *record, struct error **err)
 {
+	FAILPOINT("outputs.record");
 	return results_record(arg, record, err);
 }
 
@@ -324,12 +432,14 @@ static void collect(struct attempt *a)
 	if (a->result.outcome == OUTCOME_CANCELLED)
 		return;
 	enter_state(a, JOB_COLLECTING);
+	FAILPOINT("outputs.begin");
 	if (guest_get_outputs(a->guest, a->order->spec, take_record, a->results, &err) < 0 ||
 		results_artifacts_finish(a->results, &got, &err) < 0) {
 		error_wrap(&err, "collecting the outputs");
 		conclude_call_failed(a, &err);
 		return;
 	}
+	FAILPOINT("outputs.published");
 	if (got.missing && a->result.outcome == OUTCOME_SUCCEEDED) {
 		_cleanup_free_ char *text =
 			str_printf("a required output is missing: %s", got.missing);
@@ -363,7 +473,21 @@ static void finish_results(struct attempt *a)
 	results_fill(a->results, &a->result);
 	if (results_sync(a->results, &err) < 0)
 		conclude_ours(a, OUTCOME_INFRA, err);
+	FAILPOINT("results.synced");
 	results_close(steal_ptr(a->results));
+}
+
+/* A daemon that dies before this finds the VM as it is now, and brings its results home again. */
+static void wait_recorded(struct attempt *a)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += RECORD_WAIT_S;
+	pthread_mutex_lock(&a->lock);
+	while (!a->recorded && pthread_cond_timedwait(&a->changed, &a->lock, &until) != ETIMEDOUT)
+		;
+	pthread_mutex_unlock(&a->lock);
 }
 
 static void *run(void *arg)
@@ -372,12 +496,21 @@ static void *run(void *arg)
 
 	a->result.times[STAGE_SUBMITTED] = a->order->submitted_usec;
 	a->result.times[STAGE_STARTED] = a->order->started_usec;
-	if (boot(a) == 0 && hello(a) == 0 && send_inputs(a) == 0 && run_program(a) == 0)
+	bool there = a->order->adopted ? adopt(a) == 0 && hello(a) == 0
+				       : boot(a) == 0 && hello(a) == 0 && send_inputs(a) == 0;
+	if (there && run_program(a) == 0)
 		collect(a);
 	hang_up(a);
 	finish_results(a);
 	emit(a, &(struct attempt_event){.type = ATTEMPT_DONE, .result = &a->result});
+	FAILPOINT("attempt.done");
+	wait_recorded(a);
+	FAILPOINT("attempt.recorded");
+	a->noted = false;
 	vm_destroy(steal_ptr(a->vm));
+	FAILPOINT("attempt.destroyed");
+	vm_note_remove(a->order->job_dir);
+	FAILPOINT("attempt.forgotten");
 	stage(a, STAGE_DESTROYED);
 	emit(a, &(struct attempt_event){.type = ATTEMPT_GONE});
 	return NULL;
@@ -387,6 +520,7 @@ struct attempt *attempt_start(struct host *host, const struct attempt_order *ord
 	attempt_listener listener, void *arg, struct error **err)
 {
 	struct attempt *a = xcalloc(1, sizeof(*a));
+	pthread_condattr_t cond_attr;
 	pthread_attr_t attr;
 
 	a->host = host;
@@ -394,6 +528,10 @@ struct attempt *attempt_start(struct host *host, const struct attempt_order *ord
 	a->listener = listener;
 	a->arg = arg;
 	pthread_mutex_init(&a->lock, NULL);
+	pthread_condattr_init(&cond_attr);
+	pthread_condattr_setclock(&cond_attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&a->changed, &cond_attr);
+	pthread_condattr_destroy(&cond_attr);
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	a->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -402,6 +540,7 @@ struct attempt *attempt_start(struct host *host, const struct attempt_order *ord
 	if (e) {
 		error_errno(err, e, "starting an attempt");
 		close_fd(&a->cancel_fd);
+		pthread_cond_destroy(&a->changed);
 		pthread_mutex_destroy(&a->lock);
 		free(a);
 		return NULL;
@@ -420,6 +559,14 @@ void attempt_cancel(struct attempt *attempt, const char *why)
 	pthread_mutex_unlock(&attempt->lock);
 }
 
+void attempt_recorded(struct attempt *attempt)
+{
+	pthread_mutex_lock(&attempt->lock);
+	attempt->recorded = true;
+	pthread_cond_signal(&attempt->changed);
+	pthread_mutex_unlock(&attempt->lock);
+}
+
 void attempt_free(struct attempt *attempt)
 {
 	if (!attempt)
@@ -428,7 +575,9 @@ void attempt_free(struct attempt *attempt)
 	close_fd(&attempt->cancel_fd);
 	job_result_clear(&attempt->result);
 	image_free(attempt->image);
+	pthread_cond_destroy(&attempt->changed);
 	pthread_mutex_destroy(&attempt->lock);
+	explicit_bzero(&attempt->note, sizeof(attempt->note));
 	free(attempt->cancelled);
 	free(attempt->console);
 	free(attempt);

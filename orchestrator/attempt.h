@@ -19,6 +19,9 @@ struct attempt_order {
 	const Job__V1__Spec *spec; /* verified; defaults filled in */
 	const char *job_dir;	   /* STATE_DIR/jobs/ID: holds inputs/; results are written here */
 	uint64_t submitted_usec, started_usec;
+	/* Not 0: an earlier daemon made the VM and brought the job to that state; its program may
+	 * have been started, and the VM is taken up. */
+	enum job_state adopted;
 };
 
 enum attempt_event_type {
@@ -26,7 +29,9 @@ enum attempt_event_type {
 	ATTEMPT_STATE,	/* state changed to RUNNING or COLLECTING */
 	ATTEMPT_STAGE,	/* stage reached at usec */
 	ATTEMPT_OUTPUT, /* more of stdout/stderr is in the job's directory: sizes are set */
-	ATTEMPT_DONE,	/* the outcome is known, files are home: result is set; once */
+	ATTEMPT_DONE,	/* the outcome is known, files are home: result is set; once. The VM stays
+			 * until attempt_recorded(), so that a daemon after us can find it out again
+			 */
 	ATTEMPT_GONE,	/* the VM is destroyed and nothing of it is left; last */
 };
 
@@ -64,14 +69,21 @@ struct attempt *attempt_start(struct host *host, const struct attempt_order *ord
 /* From any thread, any time, any number of times: end it; the outcome is CANCELLED unless it
  * already had one. why: one line for the record. */
 void attempt_cancel(struct attempt *attempt, const char *why);
+/* The outcome is committed, or never will be. After ATTEMPT_DONE, before ATTEMPT_GONE was heard. */
+void attempt_recorded(struct attempt *attempt);
 /* Joins the thread: call after ATTEMPT_GONE. */
 void attempt_free(struct attempt *attempt);
 
 /* Opens nothing yet: libvirt is connected at the first attempt. */
 struct host *host_new(const struct config *config, struct error **err);
-/* Domains and files that a daemon before us left behind, by our metadata and name prefix: destroy.
- */
-int host_sweep(struct host *host, struct error **err);
+/* A VM that a daemon before us left behind. */
+struct host_left {
+	const char *id; /* "vm-3f2a91c0" */
+	bool there;	/* set by host_sweep(): its domain runs */
+};
+/* Domains, processes and files that a daemon before us left behind, by our metadata and name
+ * prefix: destroy all but those of keep. */
+int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct error **err);
 void host_free(struct host *host);
 const char *host_accelerator(struct host *host);  /* NULL until known */
 const char *host_vsock_device(struct host *host); /* NULL until known */

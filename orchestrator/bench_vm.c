@@ -165,7 +165,7 @@ struct bench_vm *bench_vm_new(
 	if (!vm->image || move_in(vm, config, err) < 0)
 		goto failed;
 	vm->host = host_new(config, err);
-	if (!vm->host || host_sweep(vm->host, err) < 0 || boot(vm, cancel_fd, err) < 0)
+	if (!vm->host || host_sweep(vm->host, NULL, 0, err) < 0 || boot(vm, cancel_fd, err) < 0)
 		goto failed;
 	fd = bench_vm_dial(vm, BENCH_GRPC, BENCH_VSOCK, err);
 	vm->guest = fd < 0 ? NULL : guest_new(fd, "the benchmark's VM", err);

@@ -149,6 +149,19 @@ uint32_t cid_take(struct cid_pool *pool, uint64_t now_usec)
 	return cid;
 }
 
+void cid_hold(struct cid_pool *pool, uint32_t cid)
+{
+	pthread_mutex_lock(&pool->lock);
+	struct entry *entry = find(pool, cid);
+	if (!entry) {
+		pool->entries = xreallocarray(pool->entries, pool->n + 1, sizeof(*pool->entries));
+		entry = &pool->entries[pool->n++];
+		entry->cid = cid;
+	}
+	entry->until = IN_USE;
+	pthread_mutex_unlock(&pool->lock);
+}
+
 void cid_release(struct cid_pool *pool, uint32_t cid, uint64_t now_usec)
 {
 	pthread_mutex_lock(&pool->lock);

@@ -21,6 +21,8 @@ void cid_pool_free(struct cid_pool *pool);
 /* A CID that is not used, and not resting either unless all of the range are; then the one that has
  * rested longest. 0: all are used. Thread-safe. now_usec is monotonic. */
 uint32_t cid_take(struct cid_pool *pool, uint64_t now_usec);
+/* One that a VM of an earlier daemon has. */
+void cid_hold(struct cid_pool *pool, uint32_t cid);
 void cid_release(struct cid_pool *pool, uint32_t cid, uint64_t now_usec);
 /* Used or resting. */
 bool cid_is_known(struct cid_pool *pool, uint32_t cid);

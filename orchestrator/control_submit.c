@@ -11,6 +11,7 @@
 #include <sys/statvfs.h>
 
 #include "common/file_tree.h"
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "orchestrator/image_known.h"
@@ -264,6 +265,7 @@ static int commit(struct upload *up, char ret_id[JOB_ID_SIZE], struct error **er
 	latch_init(&promise.done);
 	loop_post(up->daemon->loop, loop_submit, &promise);
 	latch_wait(&promise.done);
+	FAILPOINT("submit.committed");
 	if (!promise.error) {
 		up->dir_made = false; /* not ours to remove any more */
 		return 0;
@@ -316,14 +318,17 @@ static int submit(struct upload *up, char ret_id[JOB_ID_SIZE], struct error **er
 	if (control_recv(up->call, &request, err) < 0 ||
 		check_request(up->daemon, request, err) < 0)
 		return -1;
+	FAILPOINT("submit.received");
 	r = find_by_key(up, request->key, ret_id, err);
 	if (r != 0)
 		return r < 0 ? -1 : 0;
+	FAILPOINT("submit.keyed");
 	make_record(up, request);
 	struct queue_demand demand = jobs_demand(up->record->spec);
-	if (scheduler_check(&up->daemon->capacity, &demand, err) < 0)
+	if (scheduler_check(&up->daemon->capacity, &demand, err) < 0 || take_files(up, err) < 0)
 		return -1;
-	return take_files(up, err) < 0 ? -1 : commit(up, ret_id, err);
+	FAILPOINT("submit.files");
+	return commit(up, ret_id, err);
 }
 
 static void upload_clear(struct upload *up)
@@ -351,5 +356,6 @@ int control_handle_submit(struct rpc_call *call, void *arg, struct error **err)
 	if (r < 0)
 		return -1;
 	reply.id = id;
+	FAILPOINT("submit.reply");
 	return rpc_send(call, &reply.base, err);
 }

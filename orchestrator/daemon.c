@@ -99,17 +99,17 @@ static int open_store(struct daemon *daemon, struct error **err)
 
 static int start(struct daemon *daemon, struct error **err)
 {
-	struct job_record **queued = NULL;
-	size_t n_queued = 0;
+	struct job_record **found = NULL;
+	size_t n_found = 0;
 
 	if (open_store(daemon, err) < 0)
 		return -1;
 	daemon->host = host_new(daemon->config, err);
 	if (!daemon->host)
 		return -1;
-	if (recover(daemon->config, daemon->host, daemon->store, &queued, &n_queued, err) < 0)
+	if (recover(daemon->config, daemon->host, daemon->store, &found, &n_found, err) < 0)
 		return -1;
-	_cleanup_free_ struct job_record **free_queued = queued;
+	_cleanup_free_ struct job_record **free_found = found;
 	daemon->queue = store_queue_new(daemon->store, daemon->loop, err);
 	if (daemon->queue) {
 		struct jobs_env env = {
@@ -126,12 +126,16 @@ static int start(struct daemon *daemon, struct error **err)
 		daemon->control = control_new(daemon, err);
 	}
 	if (!daemon->control) {
-		for (size_t i = 0; i < n_queued; i++)
-			job_record_free(queued[i]);
+		for (size_t i = 0; i < n_found; i++)
+			job_record_free(found[i]);
 		return -1;
 	}
-	for (size_t i = 0; i < n_queued; i++)
-		jobs_load(daemon->jobs, queued[i]);
+	for (size_t i = 0; i < n_found; i++) {
+		if (found[i]->state == JOB_QUEUED)
+			jobs_load(daemon->jobs, found[i]);
+		else
+			jobs_adopt(daemon->jobs, found[i]);
+	}
 	return 0;
 }
 

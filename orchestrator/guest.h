@@ -52,10 +52,17 @@ struct guest_sink {
 	void *arg;
 };
 
-/* Run the program and follow it to its end. *ret_exit is to be freed by
+/* Run the program and follow it to its end. What sink->output has taken is acknowledged to the
+ * worker, which holds the rest and the exit for guest_attach(). *ret_exit is to be freed by
  * worker__v1__run_exit__free_unpacked(exit, NULL). */
 int guest_run(struct guest *guest, const char *id, const Job__V1__Spec *spec,
 	const struct guest_sink *sink, Worker__V1__RunExit **ret_exit, struct error **err);
+
+/* Follow a program that another connection started, from the bytes on that are at hand already.
+ * started() is called again, if it did start. ERR_NOT_FOUND: it was not started. */
+int guest_attach(struct guest *guest, const char *id, const Job__V1__Spec *spec,
+	uint64_t stdout_bytes, uint64_t stderr_bytes, const struct guest_sink *sink,
+	Worker__V1__RunExit **ret_exit, struct error **err);
 
 /* Fetch the outputs; each record goes to take(). */
 int guest_get_outputs(struct guest *guest, const Job__V1__Spec *spec,

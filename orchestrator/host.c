@@ -14,6 +14,7 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/domain_xml.h"
+#include "orchestrator/process.h"
 
 #define CONNECT_TIMEOUT_MS  60000
 #define LIBVIRT_DOMAINS_DIR "/var/lib/libvirt/qemu"
@@ -291,19 +292,38 @@ int host_check_memory(uint64_t bytes, struct error **err)
 /* What a daemon before us left. ------------------------------------------------------------------
  */
 
+struct sweep {
+	struct host_left *keep;
+	size_t n_keep;
+};
+
+static struct host_left *find_kept(const struct sweep *sweep, const char *id)
+{
+	for (size_t i = 0; i < sweep->n_keep; i++)
+		if (str_eq(sweep->keep[i].id, id))
+			return &sweep->keep[i];
+	return NULL;
+}
+
 static void destroy_left(void *arg, struct virt_domain *domain, const char *name, const char *xml)
 {
 	_cleanup_error_ struct error *err = NULL;
+	char *id = NULL;
+	_cleanup_free_ char *owner = domain_xml_owner(xml, &id);
+	_cleanup_free_ char *owned_id = id;
+	struct host_left *kept = owner && id ? find_kept(arg, id) : NULL;
 
-	(void)arg;
-	(void)xml;
+	if (kept) {
+		kept->there = true;
+		return;
+	}
 	log_info("host", "destroying %s, left behind by a daemon that is gone", name);
 	if (virt_destroy(domain, &err) < 0)
 		log_warn("host", "%s: %s", name, err->text);
 }
 
 /* The directories of VMs that are gone. Their device's process left when its QEMU did. */
-static void remove_left_dirs(const char *vms)
+static void remove_left_dirs(const char *vms, const struct sweep *sweep)
 {
 	DIR *dir = opendir(vms);
 	const struct dirent *entry;
@@ -314,11 +334,25 @@ static void remove_left_dirs(const char *vms)
 		_cleanup_error_ struct error *err = NULL;
 		if (!str_starts(entry->d_name, "vm-"))
 			continue;
+		const struct host_left *kept = find_kept(sweep, entry->d_name);
+		if (kept && kept->there)
+			continue;
 		_cleanup_free_ char *path = str_printf("%s/%s", vms, entry->d_name);
 		if (remove_tree(path, &err) < 0)
 			log_warn("host", "%s", err->text);
 	}
 	closedir(dir);
+}
+
+static void kill_left_processes(const char *vms, const struct sweep *sweep)
+{
+	_cleanup_free_ const char **ids = xcalloc(sweep->n_keep, sizeof(*ids));
+	size_t n = 0;
+
+	for (size_t i = 0; i < sweep->n_keep; i++)
+		if (sweep->keep[i].there)
+			ids[n++] = sweep->keep[i].id;
+	process_kill_orphans(vms, ids, n);
 }
 
 static bool any_vm_dir(const char *vms)
@@ -335,8 +369,9 @@ static bool any_vm_dir(const char *vms)
 	return found;
 }
 
-int host_sweep(struct host *host, struct error **err)
+int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct error **err)
 {
+	struct sweep sweep = {keep, n_keep};
 	_cleanup_free_ char *vms = host_vm_dir(host, NULL);
 
 	/* A VM has its directory before its domain and after it: without one there is nothing to
@@ -346,8 +381,9 @@ int host_sweep(struct host *host, struct error **err)
 	struct virt *virt = host_virt(host, -1, err);
 	if (!virt)
 		return error_wrap(err, "looking for VMs left behind");
-	if (virt_each_ours(virt, host->owner, destroy_left, NULL, err) < 0)
+	if (virt_each_ours(virt, host->owner, destroy_left, &sweep, err) < 0)
 		return -1;
-	remove_left_dirs(vms);
+	kill_left_processes(vms, &sweep);
+	remove_left_dirs(vms, &sweep);
 	return 0;
 }

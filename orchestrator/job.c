@@ -14,7 +14,8 @@
 
 static const unsigned followers[] = {
 	[JOB_QUEUED] = BIT(JOB_STARTING) | BIT(JOB_FINISHED),
-	[JOB_STARTING] = BIT(JOB_RUNNING) | BIT(JOB_FINISHED),
+	/* Back to the queue only when its daemon ended before the program began (recover.c). */
+	[JOB_STARTING] = BIT(JOB_QUEUED) | BIT(JOB_RUNNING) | BIT(JOB_FINISHED),
 	[JOB_RUNNING] = BIT(JOB_COLLECTING) | BIT(JOB_FINISHED),
 	[JOB_COLLECTING] = BIT(JOB_FINISHED),
 	[JOB_FINISHED] = 0,

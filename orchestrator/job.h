@@ -6,8 +6,9 @@
 
 #include "job.pb-c.h"
 
-/* queued -> starting -> running -> collecting -> finished; any of them -> finished.
- * The table of moves stands in job.c; every change of state goes through job_state_may_follow(). */
+/* queued -> starting -> running -> collecting -> finished; any of them -> finished; starting ->
+ * queued when its daemon ended. The table of moves stands in job.c; every change of state goes
+ * through job_state_may_follow(). */
 enum job_state {
 	JOB_QUEUED = 1, /* committed; has no VM */
 	JOB_STARTING,	/* a VM is being made for it */

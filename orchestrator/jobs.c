@@ -200,6 +200,17 @@ void jobs_load(struct jobs *jobs, struct job_record *record)
 	job_end(job, OUTCOME_INFRA, EXIT_INFRA, err->text);
 }
 
+void jobs_adopt(struct jobs *jobs, struct job_record *record)
+{
+	struct job *job = job_new(jobs, record);
+
+	if (!tsearch(job, &jobs->by_id, compare))
+		abort(); /* out of memory */
+	jobs->counts.live++;
+	job_take_up(job);
+	jobs_changed(jobs);
+}
+
 /* --- cancelling and stopping ----------------------------------------------------------------- */
 
 static int check_cancellable(const struct job *job, const char *id, struct error **err)

@@ -52,6 +52,10 @@ void jobs_submit(struct jobs *jobs, struct job_record *record, char other[JOB_ID
  * this host is ended: it would hold up all behind it for ever. */
 void jobs_load(struct jobs *jobs, struct job_record *record);
 
+/* At start: a job of the store's that an earlier daemon brought to the state it has; its VM runs,
+ * and is taken up. Takes the record over. */
+void jobs_adopt(struct jobs *jobs, struct job_record *record);
+
 /* End a job, wherever it is. One that waits is finished when done is called; one that runs has
  * been told to end. ERR_NOT_FOUND: it is not among the live ones. ERR_STATE: it has ended, or is
  * being cancelled already. */

@@ -56,5 +56,7 @@ void job_release(struct job *job);   /* if nothing holds it any more, take it ou
 
 /* jobs_run.c */
 void jobs_schedule(struct jobs *jobs);
+/* Its VM, made by an earlier daemon, takes a slot, whether there is one or not. */
+void job_take_up(struct job *job);
 /* The end without an attempt's word. */
 void job_end(struct job *job, enum job_outcome outcome, int exit_code, const char *why);

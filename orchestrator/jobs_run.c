@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/results.h"
@@ -56,7 +57,9 @@ static int store_finish(struct store *store, void *arg, struct error **err)
 {
 	struct job *job = arg;
 
+	FAILPOINT("end.writing");
 	write_result_json(job);
+	FAILPOINT("end.json");
 	return store->ops->finish(store, job->final, err);
 }
 
@@ -90,6 +93,7 @@ static void end_committed(void *arg, struct error *error)
 	struct job *job = arg;
 	struct jobs *jobs = job->jobs;
 
+	FAILPOINT("end.committed");
 	jobs->pending--;
 	if (error)
 		log_error(job->record->id, "its outcome could not be recorded: %s", error->text);
@@ -103,6 +107,8 @@ static void end_committed(void *arg, struct error *error)
 	else
 		take_over_end(job);
 	cancel_heard(job, error);
+	if (job->attempt)
+		attempt_recorded(job->attempt);
 	job->committed = true;
 	job_release(job);
 	jobs_changed(jobs);
@@ -128,6 +134,7 @@ static void end_with(struct job *job, const struct job_result *result)
 			job_state_name(job->record->state));
 		return;
 	}
+	FAILPOINT("end.known");
 	job->ended = true;
 	job->final = job_record_copy(job->record);
 	job->final->state = JOB_FINISHED;
@@ -212,6 +219,7 @@ static void gone(struct job *job)
 	struct jobs *jobs = job->jobs;
 	struct destruction *d = xmalloc(sizeof(*d));
 
+	FAILPOINT("end.gone");
 	/* The attempt says so last, so that its thread is at its end. */
 	attempt_free(steal_ptr(job->attempt));
 	if (!job->ended)
@@ -298,7 +306,7 @@ static void listen_to(void *arg, const struct attempt_event *event)
 
 /* --- the beginning --------------------------------------------------------------------------- */
 
-static void start_attempt(struct job *job)
+static void start_attempt(struct job *job, enum job_state adopted)
 {
 	_cleanup_error_ struct error *err = NULL;
 
@@ -309,12 +317,20 @@ static void start_attempt(struct job *job)
 		.job_dir = job->dir,
 		.submitted_usec = job->record->result.times[STAGE_SUBMITTED],
 		.started_usec = job->record->result.times[STAGE_STARTED],
+		.adopted = adopted,
 	};
+	FAILPOINT("attempt.start");
 	job->attempt = attempt_start(job->jobs->env.host, &job->order, listen_to, job, &err);
 	if (job->attempt)
 		return;
 	slot_free(job);
 	job_end(job, OUTCOME_INFRA, EXIT_INFRA, err->text);
+}
+
+void job_take_up(struct job *job)
+{
+	slot_take(job);
+	start_attempt(job, job->record->state);
 }
 
 struct claim {
@@ -361,6 +377,7 @@ static void claimed(void *arg, struct error *error)
 	struct job *job = claim->job;
 	struct jobs *jobs = job->jobs;
 
+	FAILPOINT("claim.committed");
 	jobs->pending--;
 	job->claiming = false;
 	if (!error) {
@@ -375,7 +392,7 @@ static void claimed(void *arg, struct error *error)
 		job_end(job, OUTCOME_CANCELLED, EXIT_CANCELLED,
 			job->cancelling ? job->cancel_why : jobs->stop_why);
 	} else {
-		start_attempt(job);
+		start_attempt(job, 0);
 	}
 	job_record_free(claim->record);
 	free(claim);
@@ -389,6 +406,7 @@ static void begin(struct job *job)
 	struct jobs *jobs = job->jobs;
 	struct claim *claim = xmalloc(sizeof(*claim));
 
+	FAILPOINT("claim.begin");
 	queue_take(&jobs->queue, &job->item);
 	jobs->counts.queued--;
 	slot_take(job);

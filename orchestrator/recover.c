@@ -4,8 +4,13 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/vm_note.h"
+
+/* How often a job may be started again because the daemon ended before its program began. */
+#define MAX_STARTS 5
 
 struct found {
 	struct job_record **records;
@@ -29,28 +34,130 @@ static void found_free(struct found *found)
 	free(found->records);
 }
 
+/* What becomes of a job that was not finished. */
+enum fate {
+	FATE_QUEUED,  /* it waits, as it did */
+	FATE_ADOPT,   /* its VM runs: it is taken up */
+	FATE_REQUEUE, /* its program was never started: from the beginning */
+	FATE_LOST,    /* its program may have run, and its VM is gone */
+};
+
+/* Notes of the VMs that may be taken up, by the jobs' place in found. */
+struct candidates {
+	struct vm_note *notes;	/* owned; id[0] == 0: none */
+	struct host_left *left; /* owned; borrows the ids */
+	size_t n_left;
+};
+
+static void candidates_free(struct candidates *candidates)
+{
+	free(candidates->left);
+	free(candidates->notes);
+}
+
+static void find_candidates(
+	const struct config *config, const struct found *found, struct candidates *ret)
+{
+	ret->notes = xcalloc(found->n, sizeof(*ret->notes));
+	ret->left = xcalloc(found->n, sizeof(*ret->left));
+	for (size_t i = 0; i < found->n; i++) {
+		const struct job_record *record = found->records[i];
+		_cleanup_free_ char *dir = config_job_dir(config, record->id);
+		_cleanup_error_ struct error *err = NULL;
+		struct vm_note *note = &ret->notes[i];
+
+		if (record->state == JOB_QUEUED)
+			continue;
+		if (vm_note_read(dir, note, &err) < 0 || note->attempt != record->attempt) {
+			if (err && err->code != ERR_NOT_FOUND)
+				log_warn(record->id, "%s", err->text);
+			note->id[0] = 0;
+			continue;
+		}
+		ret->left[ret->n_left++].id = note->id;
+	}
+}
+
+static bool is_there(const struct candidates *candidates, const char *vm_id)
+{
+	for (size_t i = 0; i < candidates->n_left; i++)
+		if (str_eq(candidates->left[i].id, vm_id))
+			return candidates->left[i].there;
+	return false;
+}
+
+static enum fate decide(
+	const struct job_record *record, const struct vm_note *note, const struct candidates *all)
+{
+	if (record->state == JOB_QUEUED)
+		return FATE_QUEUED;
+	if (note->id[0])
+		return is_there(all, note->id) ? FATE_ADOPT : FATE_LOST;
+	/* A job whose start is the daemon's end must not be that for ever. */
+	return record->state == JOB_STARTING && record->attempt < MAX_STARTS ? FATE_REQUEUE
+									     : FATE_LOST;
+}
+
+static void merge_times(struct job_record *record, const struct vm_note *note)
+{
+	for (size_t i = 0; i < STAGES; i++)
+		if (!record->result.times[i])
+			record->result.times[i] = note->times[i];
+}
+
+static int requeue(struct store *store, struct job_record *record, struct error **err)
+{
+	if (!job_state_may_follow(record->state, JOB_QUEUED))
+		return error_set(err, ERR_INTERNAL, "job %s cannot be queued again", record->id);
+	log_info(record->id, "was being started when the daemon ended: it waits again");
+	memset(&record->result.times[STAGE_STARTED], 0,
+		sizeof(record->result.times) - STAGE_STARTED * sizeof(record->result.times[0]));
+	record->epoch++;
+	record->state = JOB_QUEUED;
+	record->vm[0] = 0;
+	return store->ops->take_over(store, record, err);
+}
+
 static int end_lost(struct store *store, struct job_record *record, struct error **err)
 {
 	struct job_result *result = &record->result;
 
-	log_warn(record->id, "was %s when the daemon ended", job_state_name(record->state));
+	log_warn(record->id, "was %s when the daemon ended, and its VM is gone",
+		job_state_name(record->state));
 	record->state = JOB_FINISHED;
 	result->outcome = OUTCOME_INFRA;
 	result->exit_code = EXIT_INFRA;
 	free(result->error);
-	result->error = xstrdup("the daemon ended while the job ran");
+	result->error = xstrdup("the daemon ended while the job ran, and its VM with it");
 	result->times[STAGE_RECORDED] = now_real_usec();
 	return store->ops->finish(store, record, err);
 }
 
-static int end_all_lost(struct store *store, struct found *found, struct error **err)
+static int settle(struct store *store, struct job_record *record, const struct vm_note *note,
+	const struct candidates *all, struct error **err)
+{
+	switch (decide(record, note, all)) {
+	case FATE_QUEUED:
+		return 0;
+	case FATE_ADOPT:
+		merge_times(record, note);
+		record->epoch++;
+		return store->ops->take_over(store, record, err);
+	case FATE_REQUEUE:
+		return requeue(store, record, err);
+	case FATE_LOST:
+		return end_lost(store, record, err);
+	}
+	return 0;
+}
+
+static int settle_all(struct store *store, const struct found *found, const struct candidates *all,
+	struct error **err)
 {
 	if (store->ops->begin(store, err) < 0)
 		return -1;
 	for (size_t i = 0; i < found->n; i++) {
-		struct job_record *record = found->records[i];
-
-		if (record->state != JOB_QUEUED && end_lost(store, record, err) < 0) {
+		if (settle(store, found->records[i], &all->notes[i], all, err) < 0) {
 			store->ops->rollback(store);
 			return -1;
 		}
@@ -61,16 +168,19 @@ static int end_all_lost(struct store *store, struct found *found, struct error *
 	return -1;
 }
 
-/* The queued ones stay in found. */
-static void take_queued(struct found *found)
+/* Those that are not finished stay in found. */
+static void take_unfinished(const struct config *config, struct found *found)
 {
 	size_t n = 0;
 
 	for (size_t i = 0; i < found->n; i++) {
-		if (found->records[i]->state == JOB_QUEUED)
+		if (found->records[i]->state != JOB_FINISHED) {
 			found->records[n++] = found->records[i];
-		else
-			job_record_free(found->records[i]);
+			continue;
+		}
+		_cleanup_free_ char *dir = config_job_dir(config, found->records[i]->id);
+		vm_note_remove(dir);
+		job_record_free(found->records[i]);
 	}
 	found->n = n;
 }
@@ -84,7 +194,13 @@ static void sweep_directory(const char *jobs_dir, const char *name, struct store
 
 	if (!job_id_prefix_valid(name))
 		return; /* not ours */
-	if (store->ops->get(store, name, &record, &err) == 0 || err->code != ERR_NOT_FOUND)
+	if (store->ops->get(store, name, &record, &err) == 0) {
+		/* Its VM is gone, but its daemon did not live to forget it. */
+		if (record->state == JOB_FINISHED)
+			vm_note_remove(path);
+		return;
+	}
+	if (err->code != ERR_NOT_FOUND)
 		return;
 	error_free(steal_ptr(err));
 	if (remove_tree(path, &err) < 0)
@@ -105,22 +221,33 @@ static void sweep_directories(const struct config *config, struct store *store)
 }
 
 int recover(const struct config *config, struct host *host, struct store *store,
-	struct job_record ***ret_queued, size_t *ret_n, struct error **err)
+	struct job_record ***ret_found, size_t *ret_n, struct error **err)
 {
 	_cleanup_error_ struct error *sweep_err = NULL;
+	struct candidates candidates = {0};
 	struct found found = {0};
 
-	/* Without libvirt the daemon still answers for its records. */
-	if (host_sweep(host, &sweep_err) < 0)
-		log_warn("host", "could not look for what was left behind: %s", sweep_err->text);
-	if (store->ops->unfinished(store, keep, &found, err) < 0 ||
-		end_all_lost(store, &found, err) < 0) {
+	FAILPOINT("recover.begin");
+	int r = store->ops->unfinished(store, keep, &found, err);
+	if (r == 0) {
+		find_candidates(config, &found, &candidates);
+		/* Without libvirt the daemon still answers for its records. */
+		if (host_sweep(host, candidates.left, candidates.n_left, &sweep_err) < 0)
+			log_warn("host", "could not look for what was left behind: %s",
+				sweep_err->text);
+		FAILPOINT("recover.swept");
+		r = settle_all(store, &found, &candidates, err);
+	}
+	FAILPOINT("recover.settled");
+	candidates_free(&candidates);
+	if (r < 0) {
 		found_free(&found);
 		return error_wrap(err, "taking up the jobs of an earlier daemon");
 	}
-	take_queued(&found);
+	take_unfinished(config, &found);
 	sweep_directories(config, store);
-	*ret_queued = found.records;
+	FAILPOINT("recover.end");
+	*ret_found = found.records;
 	*ret_n = found.n;
 	return 0;
 }

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "common/file_tree.h"
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/util.h"
 
@@ -174,28 +175,38 @@ static int remove_old(const struct results *r, struct error **err)
 	return 0;
 }
 
-static int open_stream(struct results *r, enum results_stream which, struct error **err)
+static int open_stream(struct results *r, enum results_stream which, bool again, struct error **err)
 {
 	struct stream *s = &r->streams[which];
+	struct stat st;
 
 	s->cap = output_cap(r->spec);
 	/* Readers follow these files: they are emptied, not replaced. */
 	s->fd = openat(r->dir_fd, stream_names[which],
-		O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC, 0644);
-	return s->fd < 0 ? write_error(err, errno, stream_names[which]) : 0;
+		O_WRONLY | O_CREAT | (again ? 0 : O_TRUNC) | O_APPEND | O_NOFOLLOW | O_NOCTTY |
+			O_CLOEXEC,
+		0644);
+	if (s->fd < 0 || fstat(s->fd, &st) < 0)
+		return write_error(err, errno, stream_names[which]);
+	s->kept = s->seen = (uint64_t)st.st_size;
+	return s->kept <= s->cap
+		       ? 0
+		       : error_set(err, ERR_DATA_LOSS, "%s is longer than the job's output may be",
+				 stream_names[which]);
 }
 
-static int open_all(struct results *r, struct error **err)
+static int open_all(struct results *r, bool again, struct error **err)
 {
 	r->dir_fd = open(r->job_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (r->dir_fd < 0)
 		return error_errno(err, errno, "%s", r->job_dir);
-	if (remove_old(r, err) < 0 || open_stream(r, RESULTS_STDOUT, err) < 0)
+	if (remove_old(r, err) < 0 || open_stream(r, RESULTS_STDOUT, again, err) < 0)
 		return -1;
-	return open_stream(r, RESULTS_STDERR, err);
+	return open_stream(r, RESULTS_STDERR, again, err);
 }
 
-struct results *results_open(const char *job_dir, const Job__V1__Spec *spec, struct error **err)
+static struct results *open_results(
+	const char *job_dir, const Job__V1__Spec *spec, bool again, struct error **err)
 {
 	_cleanup_results_ struct results *r = xcalloc(1, sizeof(*r));
 
@@ -205,7 +216,17 @@ struct results *results_open(const char *job_dir, const Job__V1__Spec *spec, str
 	for (int i = 0; i < RESULTS_STREAMS; i++)
 		r->streams[i].fd = -1;
 	name_outputs(r);
-	return open_all(r, err) < 0 ? NULL : steal_ptr(r);
+	return open_all(r, again, err) < 0 ? NULL : steal_ptr(r);
+}
+
+struct results *results_open(const char *job_dir, const Job__V1__Spec *spec, struct error **err)
+{
+	return open_results(job_dir, spec, false, err);
+}
+
+struct results *results_reopen(const char *job_dir, const Job__V1__Spec *spec, struct error **err)
+{
+	return open_results(job_dir, spec, true, err);
 }
 
 static void free_artifacts(struct job_artifact *artifacts, size_t n)
@@ -274,10 +295,12 @@ int results_output(struct results *r, enum results_stream stream, const void *da
 	s->seen += n;
 	if (room < n)
 		s->truncated = true;
+	FAILPOINT("output.write");
 	if (keep(s, data, room) < 0) {
 		s->truncated = true;
 		return write_error(err, errno, stream_names[stream]);
 	}
+	FAILPOINT("output.written");
 	return 0;
 }
 
@@ -442,6 +465,7 @@ static int publish(struct results *r, struct error **err)
 	/* The directory's own entry is written down by results_sync(). */
 	if (renameat(r->dir_fd, PARTIAL, r->dir_fd, FINAL) < 0)
 		return write_error(err, errno, FINAL);
+	FAILPOINT("outputs.renamed");
 	r->published = true;
 	return 0;
 }

@@ -27,6 +27,9 @@ enum results_stream { RESULTS_STDOUT, RESULTS_STDERR, RESULTS_STREAMS };
 /* Begin an attempt: stdout and stderr are there and empty, and what an earlier attempt left is
  * gone. job_dir must exist; the spec is borrowed until results_close(). */
 struct results *results_open(const char *job_dir, const Job__V1__Spec *spec, struct error **err);
+/* Go on with an attempt of an earlier daemon's: stdout and stderr keep what they have, artifacts
+ * come anew. */
+struct results *results_reopen(const char *job_dir, const Job__V1__Spec *spec, struct error **err);
 /* NULL is allowed. Files stay as they are. */
 void results_close(struct results *results);
 

@@ -49,6 +49,9 @@ struct store_ops {
 	/* queued -> starting: the caller holds the job from now on, as epoch + 1. record is as it
 	 * shall be, with the new epoch. */
 	int (*claim)(struct store *store, const struct job_record *record, struct error **err);
+	/* A job that an earlier daemon held: the caller holds it from now on, as epoch + 1, in the
+	 * state it has or, back in the queue, as queued. */
+	int (*take_over)(struct store *store, const struct job_record *record, struct error **err);
 	/* State, VM and times of a job that is held. */
 	int (*update)(struct store *store, const struct job_record *record, struct error **err);
 	/* The terminal record; once. */

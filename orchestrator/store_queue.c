@@ -1,5 +1,6 @@
 #include "orchestrator/store_queue.h"
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
 
@@ -56,18 +57,23 @@ static int run_batch(struct store *store, struct operation *batch, struct error 
 {
 	if (store->ops->begin(store, err) < 0)
 		return -1;
+	FAILPOINT("store.begun");
 	for (struct operation *op = batch; op; op = op->next) {
 		if (op->fn(store, op->arg, &op->error) == 0 || store->ops->in_transaction(store))
 			continue;
 		return error_set(err, op->error->code, "%s", op->error->text);
 	}
-	return store->ops->commit(store, err);
+	FAILPOINT("store.operations");
+	int r = store->ops->commit(store, err);
+	FAILPOINT("store.committed");
+	return r;
 }
 
 static void tell(void *arg)
 {
 	struct operation *op = arg;
 
+	FAILPOINT("store.told");
 	op->done(op->arg, op->error);
 	free(op);
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "common/util.h"
 
 /* Every record is read through these columns, in this order. */
@@ -28,6 +29,7 @@ enum statement {
 	SUBMIT,
 	LABEL,
 	CLAIM,
+	TAKE_OVER,
 	UPDATE,
 	FINISH,
 	DESTROYED,
@@ -54,6 +56,9 @@ static const char *const statement_text[STATEMENTS] = {
 	[LABEL] = "INSERT OR IGNORE INTO labels (name, value, seq) VALUES (?1, ?2, ?3)",
 	[CLAIM] = "UPDATE jobs SET epoch = ?3, state = ?4, attempt = ?5, vm = ?6, result = ?8"
 		  " WHERE id = ?1 AND epoch = ?3 - 1 AND state = 1",
+	[TAKE_OVER] = "UPDATE jobs SET epoch = ?3, state = ?4, vm = ?6, result = ?8"
+		      " WHERE id = ?1 AND epoch = ?3 - 1 AND state IN (2, 3, 4)"
+		      " AND ?4 IN (1, state)",
 	[UPDATE] = "UPDATE jobs SET state = ?4, vm = ?6, result = ?8"
 		   " WHERE id = ?1 AND epoch = ?3 AND state <> 5 AND state <= ?4",
 	[FINISH] = "UPDATE jobs SET state = 5, vm = ?6, result = ?8, finished = ?9, expires = ?10"
@@ -212,6 +217,7 @@ static int submit(struct store *store, const struct job_record *record, char ret
 	bind_record(st, record);
 	bind_spec(st, record->spec);
 	bind_text(st, 2, record->key);
+	FAILPOINT("store.submit");
 	if (!record->spec->n_labels)
 		return run(s, st, err) < 0 ? -1 : 0;
 	/* A job is its row and its labels, or nothing. */
@@ -259,17 +265,30 @@ static int change(struct store *store, enum statement which, const struct job_re
 
 static int claim(struct store *store, const struct job_record *record, struct error **err)
 {
-	return change(store, CLAIM, record, err);
+	int r = change(store, CLAIM, record, err);
+	FAILPOINT("store.claim");
+	return r;
+}
+
+static int take_over(struct store *store, const struct job_record *record, struct error **err)
+{
+	int r = change(store, TAKE_OVER, record, err);
+	FAILPOINT("store.take-over");
+	return r;
 }
 
 static int update(struct store *store, const struct job_record *record, struct error **err)
 {
-	return change(store, UPDATE, record, err);
+	int r = change(store, UPDATE, record, err);
+	FAILPOINT("store.update");
+	return r;
 }
 
 static int finish(struct store *store, const struct job_record *record, struct error **err)
 {
-	return change(store, FINISH, record, err);
+	int r = change(store, FINISH, record, err);
+	FAILPOINT("store.finish");
+	return r;
 }
 
 static int destroyed(struct store *store, const char *id, uint64_t at_usec, struct error **err)
@@ -278,6 +297,7 @@ static int destroyed(struct store *store, const char *id, uint64_t at_usec, stru
 
 	if (!st)
 		return -1;
+	FAILPOINT("store.destroyed");
 	bind_text(st, 1, id);
 	sqlite3_bind_int64(st, 2, (sqlite3_int64)at_usec);
 	return run(self(store), st, err) < 0 ? -1 : 0;
@@ -530,6 +550,7 @@ const struct store_ops store_sqlite_ops = {
 	.in_transaction = in_transaction,
 	.submit = submit,
 	.claim = claim,
+	.take_over = take_over,
 	.update = update,
 	.finish = finish,
 	.destroyed = destroyed,

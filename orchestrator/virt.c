@@ -365,6 +365,24 @@ static struct virt_domain *domain_wrap(virConnectPtr conn, virDomainPtr dom)
 	return domain;
 }
 
+/* Takes dom. */
+static struct virt_domain *domain_watch(virConnectPtr conn, virDomainPtr dom)
+{
+	struct virt_domain *domain = domain_wrap(conn, dom);
+
+	domain->refs++;
+	domain->callback_id =
+		virConnectDomainEventRegisterAny(conn, dom, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+			VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle), domain, domain_unref);
+	if (domain->callback_id < 0)
+		domain->refs--;
+	/* Events are hints: one may have passed before this one was asked for. */
+	if (virDomainIsActive(dom) == 0)
+		on_lifecycle(conn, dom, VIR_DOMAIN_EVENT_STOPPED, VIR_DOMAIN_EVENT_STOPPED_FAILED,
+			domain);
+	return domain;
+}
+
 struct virt_domain *virt_create(struct virt *virt, const char *xml, struct error **err)
 {
 	virDomainPtr dom = virDomainCreateXML(virt->conn, xml, 0);
@@ -373,18 +391,22 @@ struct virt_domain *virt_create(struct virt *virt, const char *xml, struct error
 		fail(err, "starting the domain");
 		return NULL;
 	}
-	struct virt_domain *domain = domain_wrap(virt->conn, dom);
-	domain->refs++;
-	domain->callback_id =
-		virConnectDomainEventRegisterAny(virt->conn, dom, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-			VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle), domain, domain_unref);
-	if (domain->callback_id < 0)
-		domain->refs--;
-	/* Events are hints: one may have passed between the two calls above. */
-	if (virDomainIsActive(dom) == 0)
-		on_lifecycle(virt->conn, dom, VIR_DOMAIN_EVENT_STOPPED,
-			VIR_DOMAIN_EVENT_STOPPED_FAILED, domain);
-	return domain;
+	return domain_watch(virt->conn, dom);
+}
+
+struct virt_domain *virt_find(
+	struct virt *virt, const char *uuid, const char *owner, struct error **err)
+{
+	virDomainPtr dom = virDomainLookupByUUIDString(virt->conn, uuid);
+	_cleanup_free_ char *xml = dom ? virDomainGetXMLDesc(dom, 0) : NULL;
+	_cleanup_free_ char *found = xml ? domain_xml_owner(xml, NULL) : NULL;
+
+	if (dom && str_eq(found, owner) && virDomainIsActive(dom) == 1)
+		return domain_watch(virt->conn, dom);
+	if (dom)
+		virDomainFree(dom);
+	error_set(err, ERR_NOT_FOUND, "the domain of the VM is gone");
+	return NULL;
 }
 
 int virt_destroy(struct virt_domain *domain, struct error **err)

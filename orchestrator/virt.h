@@ -28,6 +28,9 @@ char *virt_emulator(struct virt *virt);
 /* Start a transient domain. What the error's code means: ERR_STATE the vsock CID is taken (pick
  * another); ERR_LIMIT no memory; ERR_NOT_FOUND the emulator is missing; else ERR_UNAVAILABLE. */
 struct virt_domain *virt_create(struct virt *virt, const char *xml, struct error **err);
+/* A domain that runs, with that owner in its metadata; NULL with ERR_NOT_FOUND if there is none. */
+struct virt_domain *virt_find(
+	struct virt *virt, const char *uuid, const char *owner, struct error **err);
 /* End it at once. A domain that is gone already is success. */
 int virt_destroy(struct virt_domain *domain, struct error **err);
 void virt_domain_free(struct virt_domain *domain);

@@ -22,13 +22,16 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/sock.h"
 #include "common/util.h"
 #include "common/worker_proof.h"
 #include "orchestrator/domain_xml.h"
+#include "orchestrator/process.h"
 #include "orchestrator/spawn.h"
+#include "orchestrator/vm_private.h"
 
 #define FIRMWARE       "/usr/share/qemu/qboot.rom"
 #define CID_TRIES      5
@@ -36,21 +39,6 @@
 #define MKE2FS_TIMEOUT 60000
 /* How long the reason for one loss may come after the loss. */
 #define SETTLE_MS 2000
-
-struct vm {
-	struct host *host;	      /* borrowed */
-	const struct vm_order *order; /* borrowed */
-	struct vm_facts facts;
-	char *dir; /* owned */
-	uid_t uid;
-	gid_t gid;
-	uint8_t secret[PROOF_SECRET_BYTES];
-	enum vsock_kind vsock_kind;
-	bool kvm;
-	struct vm_watch *watch;
-	struct vsock_device *vsock;
-	struct virt_domain *domain;
-};
 
 static void progress(struct vm *vm, enum job_stage stage)
 {
@@ -163,6 +151,18 @@ static int make_scratch(struct vm *vm, struct error **err)
 	return give_to_qemu(vm, path, err);
 }
 
+int vm_watch_console(struct vm *vm, int listen_fd, bool reap, struct error **err)
+{
+	_cleanup_close_ int listening = listen_fd;
+	_cleanup_close_ int file = open(vm->order->console_file,
+		O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (file < 0)
+		return error_errno(err, errno, "%s", vm->order->console_file);
+	vm->watch = vm_watch_new(
+		vm->host->watcher, steal_fd(listening), steal_fd(file), LIMIT_CONSOLE, reap, err);
+	return vm->watch ? 0 : -1;
+}
+
 static int make_console(struct vm *vm, struct error **err)
 {
 	_cleanup_free_ char *path = path_in(vm, "console.sock");
@@ -171,16 +171,10 @@ static int make_console(struct vm *vm, struct error **err)
 	if (strlen(path) >= sizeof(ep.path))
 		return error_set(err, ERR_INVALID, "%s: too long for a socket", path);
 	strcpy(ep.path, path);
-	_cleanup_close_ int file = open(vm->order->console_file,
-		O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-	if (file < 0)
-		return error_errno(err, errno, "%s", vm->order->console_file);
 	_cleanup_close_ int listen_fd = sock_listen(&ep, 4, 0600, err);
 	if (listen_fd < 0 || give_to_qemu(vm, path, err) < 0)
 		return -1;
-	vm->watch = vm_watch_new(vm->host->watcher, steal_fd(listen_fd), steal_fd(file),
-		LIMIT_CONSOLE, virt_is_embedded(vm->host->virt), err);
-	return vm->watch ? 0 : -1;
+	return vm_watch_console(vm, steal_fd(listen_fd), virt_is_embedded(vm->host->virt), err);
 }
 
 /* Where libvirt runs QEMU as a user of its own, it gives that user every file of the domain. The
@@ -279,9 +273,11 @@ static int start_domain(struct vm *vm, struct error **err)
 			vm->vsock_kind, vm->dir, vm->facts.cid, vm->uid, vm->gid, err);
 		if (!vm->vsock || give_to_qemu(vm, vm->dir, err) < 0)
 			return -1;
+		FAILPOINT("vm.device");
 		_cleanup_free_ char *xml = make_xml(vm, err);
 		if (!xml)
 			return -1;
+		FAILPOINT("vm.xml");
 		vm->domain = virt_create(vm->host->virt, xml, &failed);
 		if (vm->domain)
 			return 0;
@@ -312,9 +308,21 @@ static void on_stop(void *arg, enum virt_stop why)
 
 static int start(struct vm *vm, struct error **err)
 {
-	if (make_dir(vm, err) < 0 || make_secret(vm, err) < 0 || make_scratch(vm, err) < 0 ||
-		make_copies(vm, err) < 0 || make_console(vm, err) < 0 || start_domain(vm, err) < 0)
+	if (make_dir(vm, err) < 0)
 		return -1;
+	FAILPOINT("vm.directory");
+	if (make_secret(vm, err) < 0 || make_scratch(vm, err) < 0)
+		return -1;
+	FAILPOINT("vm.disk");
+	if (make_copies(vm, err) < 0)
+		return -1;
+	FAILPOINT("vm.copies");
+	if (make_console(vm, err) < 0)
+		return -1;
+	FAILPOINT("vm.console");
+	if (start_domain(vm, err) < 0)
+		return -1;
+	FAILPOINT("vm.created");
 	remove_copies(vm);
 	virt_domain_on_stop(vm->domain, on_stop, vm);
 	vm->facts.state = "booting";
@@ -451,6 +459,7 @@ static struct vm *vm_new(struct host *host, const struct vm_order *order)
 	vm->gid = (gid_t)-1;
 	name_vm(vm);
 	snprintf(vm->facts.image, sizeof(vm->facts.image), "%s", order->image->name);
+	snprintf(vm->image_digest, sizeof(vm->image_digest), "%s", order->image->digest);
 	vm->facts.state = "creating";
 	vm->facts.cpus = order->cpus;
 	vm->facts.memory_bytes = order->memory_bytes;
@@ -477,12 +486,15 @@ static struct vm *boot_once(struct host *host, const struct vm_order *order, enu
 		goto failed;
 	host_qemu_user(host, order->image->dir, &vm->uid, &vm->gid);
 	progress(vm, STAGES);
+	FAILPOINT("vm.named");
 	if (start(vm, err) < 0) {
 		*ret_outcome = err ? outcome_of_start(*err) : OUTCOME_INFRA;
 		goto failed;
 	}
+	FAILPOINT("vm.booting");
 	if (wait_ready(vm, timeout, ret_outcome, err) < 0)
 		goto failed;
+	FAILPOINT("vm.ready");
 	vm_set_state(vm, "ready");
 	return vm;
 failed:
@@ -553,6 +565,31 @@ enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err)
 	return OUTCOME_AGENT_LOST;
 }
 
+void vm_fill_note(struct vm *vm, struct vm_note *ret)
+{
+	struct vm_watch_state state;
+
+	vm_watch_get(vm->watch, &state);
+	vm->facts.pid = state.qemu_pid;
+	snprintf(ret->id, sizeof(ret->id), "%s", vm->facts.id);
+	snprintf(ret->uuid, sizeof(ret->uuid), "%s", vm->facts.uuid);
+	snprintf(ret->image, sizeof(ret->image), "%s", vm->facts.image);
+	memcpy(ret->image_digest, vm->image_digest, sizeof(ret->image_digest));
+	memcpy(ret->secret, vm->secret, sizeof(ret->secret));
+	ret->cid = vm->facts.cid;
+	ret->vsock_kind = vm->vsock_kind;
+	ret->kvm = vm->kvm;
+	ret->uid = vm->uid;
+	ret->gid = vm->gid;
+	ret->cpus = vm->facts.cpus;
+	ret->memory_bytes = vm->facts.memory_bytes;
+	ret->started_usec = vm->facts.started_usec;
+	ret->device = vsock_device_pid(vm->vsock);
+	ret->device_start = process_start_time(ret->device);
+	ret->qemu = vm->facts.pid;
+	ret->qemu_start = process_start_time(ret->qemu);
+}
+
 int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err)
 {
 	_cleanup_free_ char *xml = virt_domain_xml(vm->domain, err);
@@ -563,7 +600,7 @@ int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err)
 	wall->vsock_device = xstrdup(vm->facts.vsock_device);
 	wall->cid = vm->facts.cid;
 	wall->libvirt_uri = xstrdup(virt_uri(vm->host->virt));
-	wall->image_digest = xstrdup(vm->order->image->digest);
+	wall->image_digest = xstrdup(vm->image_digest);
 	return domain_xml_devices(
 		xml, &wall->devices, &wall->n_devices, &wall->network_interface, err);
 }
@@ -574,13 +611,13 @@ static void end_domain(struct vm *vm)
 
 	/* libvirt sends SIGTERM and then looks five times a second whether the pid is gone. Where
 	 * QEMU is our descendant we are faster: nothing in it is worth saving. */
-	if (virt_is_embedded(vm->host->virt)) {
+	if (vm->watch && virt_is_embedded(vm->host->virt)) {
 		vm_watch_kill(vm->watch);
 		vm_watch_wait_end(vm->watch, 5000);
 	}
 	if (virt_destroy(vm->domain, &err) < 0)
 		log_warn(vm->facts.id, "%s", err->text);
-	if (vm_watch_wait_end(vm->watch, 10000) < 0)
+	if (vm->watch && vm_watch_wait_end(vm->watch, 10000) < 0)
 		log_error(vm->facts.id, "QEMU (pid %d) does not end", vm->facts.pid);
 	virt_domain_free(vm->domain);
 }
@@ -593,12 +630,17 @@ void vm_destroy(struct vm *vm)
 		return;
 	vm->facts.state = "stopping";
 	progress(vm, STAGES);
+	FAILPOINT("destroy.begin");
 	if (vm->domain)
 		end_domain(vm);
-	vsock_device_free(vm->vsock);
+	FAILPOINT("destroy.domain");
+	if (vm->vsock)
+		vsock_device_free(vm->vsock);
+	FAILPOINT("destroy.device");
 	vm_watch_free(vm->watch);
 	if (vm->dir && remove_tree(vm->dir, &err) < 0)
 		log_warn(vm->facts.id, "%s", err->text);
+	FAILPOINT("destroy.directory");
 	if (vm->facts.cid)
 		cid_release(vm->host->cids, vm->facts.cid, now_mono_usec());
 	explicit_bzero(vm->secret, sizeof(vm->secret));

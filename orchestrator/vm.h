@@ -6,6 +6,7 @@
 #include "common/worker_proof.h"
 #include "orchestrator/host.h"
 #include "orchestrator/image.h"
+#include "orchestrator/vm_note.h"
 
 struct domain_bench; /* domain_xml.h */
 
@@ -33,6 +34,13 @@ struct vm;
  * says what kind of failure it was. */
 struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_outcome *ret_outcome,
 	struct error **err);
+
+/* Take up one that an earlier daemon made; nothing is waited for. order needs no image. NULL: it is
+ * gone, or cannot be followed; then nothing of it is left. */
+struct vm *vm_adopt(struct host *host, const struct vm_order *order, const struct vm_note *note,
+	struct error **err);
+/* All that vm_adopt() has to know; attempt and times are the caller's to fill in. */
+void vm_fill_note(struct vm *vm, struct vm_note *ret);
 
 const struct vm_facts *vm_facts(const struct vm *vm);
 void vm_set_state(struct vm *vm, const char *state); /* a static string */

@@ -281,6 +281,22 @@ struct vm_watch *vm_watch_new(struct vm_watcher *watcher, int listen_fd, int fil
 	return vm;
 }
 
+void vm_watch_adopt(struct vm_watch *vm, pid_t pid, int pidfd)
+{
+	pthread_mutex_lock(&vm->watcher->lock);
+	pthread_mutex_lock(&vm->lock);
+	bool first = vm->state.qemu_pid == 0;
+	vm->state.qemu_pid = pid;
+	pthread_mutex_unlock(&vm->lock);
+	if (!first)
+		close_fd(&pidfd); /* it was faster, and is watched */
+	else if (pidfd < 0)
+		qemu_ended(vm, -1);
+	else if (add_source(vm, &vm->qemu, SOURCE_QEMU, pidfd) < 0)
+		drop_source(vm, &vm->qemu);
+	pthread_mutex_unlock(&vm->watcher->lock);
+}
+
 int vm_watch_fd(struct vm_watch *vm)
 {
 	return vm->event_fd;

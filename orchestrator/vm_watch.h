@@ -35,6 +35,9 @@ struct vm_watch_state {
  * subreaper: its zombie is collected here. */
 struct vm_watch *vm_watch_new(struct vm_watcher *watcher, int listen_fd, int file_fd, uint64_t cap,
 	bool reap, struct error **err);
+/* QEMU runs already, started by an earlier daemon: its pid and pidfd (taken; -1: it has ended). It
+ * need not connect to be known. */
+void vm_watch_adopt(struct vm_watch *vm, pid_t pid, int pidfd);
 /* Readable (an eventfd, to be read by the owner) after any change of state. */
 int vm_watch_fd(struct vm_watch *vm);
 void vm_watch_get(struct vm_watch *vm, struct vm_watch_state *ret);

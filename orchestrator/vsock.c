@@ -15,6 +15,7 @@
 #include "common/log.h"
 #include "common/sock.h"
 #include "common/util.h"
+#include "orchestrator/process.h"
 #include "orchestrator/spawn.h"
 
 #define VHOST_VSOCK "/dev/vhost-vsock"
@@ -27,6 +28,7 @@ struct vsock_device {
 	pid_t pid;  /* 0: none, or collected */
 	int end_fd; /* pidfd of it; -1: none */
 	int status; /* once collected */
+	int pidfd;  /* of a process that an earlier daemon started; or -1 */
 };
 
 const char *vsock_kind_name(enum vsock_kind kind)
@@ -86,6 +88,20 @@ static int listen_at(const char *path, uid_t uid, gid_t gid, struct error **err)
 
 enum { CHILD_VHOST_FD = 3, CHILD_UDS_FD = 4 };
 
+static struct vsock_device *device_new(enum vsock_kind kind, const char *dir, uint32_t cid)
+{
+	struct vsock_device *device = xcalloc(1, sizeof(*device));
+
+	device->kind = kind;
+	device->cid = cid;
+	device->ready_fd = device->end_fd = device->pidfd = -1;
+	if (kind == VSOCK_DEVICE_USER) {
+		device->vhost_path = str_printf("%s/vhost.sock", dir);
+		device->uds_path = str_printf("%s/vsock.sock", dir);
+	}
+	return device;
+}
+
 static int start_process(
 	struct vsock_device *device, const char *dir, uid_t uid, gid_t gid, struct error **err)
 {
@@ -118,15 +134,10 @@ static int start_process(
 struct vsock_device *vsock_device_new(enum vsock_kind kind, const char *dir, uint32_t cid,
 	uid_t uid, gid_t gid, struct error **err)
 {
-	struct vsock_device *device = xcalloc(1, sizeof(*device));
+	struct vsock_device *device = device_new(kind, dir, cid);
 
-	device->kind = kind;
-	device->cid = cid;
-	device->ready_fd = device->end_fd = -1;
 	if (kind == VSOCK_DEVICE_KERNEL)
 		return device;
-	device->vhost_path = str_printf("%s/vhost.sock", dir);
-	device->uds_path = str_printf("%s/vsock.sock", dir);
 	_cleanup_free_ char *ready = str_printf("%s_%u", device->uds_path, READY_PORT);
 	device->ready_fd = listen_at(ready, uid, gid, err);
 	if (device->ready_fd < 0 || start_process(device, dir, uid, gid, err) < 0) {
@@ -134,6 +145,15 @@ struct vsock_device *vsock_device_new(enum vsock_kind kind, const char *dir, uin
 		vsock_device_free(device);
 		return NULL;
 	}
+	return device;
+}
+
+struct vsock_device *vsock_device_adopt(
+	enum vsock_kind kind, const char *dir, uint32_t cid, int pidfd)
+{
+	struct vsock_device *device = device_new(kind, dir, cid);
+
+	device->pidfd = pidfd;
 	return device;
 }
 
@@ -194,6 +214,8 @@ void vsock_device_free(struct vsock_device *device)
 	} else if (device->pid > 0 && status != 0) {
 		log_warn("vsock-device", "ended with wait status 0x%x", status);
 	}
+	process_end(device->pidfd, 500);
+	close_fd(&device->pidfd);
 	close_fd(&device->ready_fd);
 	close_fd(&device->end_fd);
 	free(device->vhost_path);

@@ -26,6 +26,9 @@ struct vsock_device;
  * directory given to them. */
 struct vsock_device *vsock_device_new(enum vsock_kind kind, const char *dir, uint32_t cid,
 	uid_t uid, gid_t gid, struct error **err);
+/* The device of a VM that runs already; pidfd of its process (taken), or -1: none is known. */
+struct vsock_device *vsock_device_adopt(
+	enum vsock_kind kind, const char *dir, uint32_t cid, int pidfd);
 /* The socket for QEMU's vhost-user chardev; NULL for the kernel's device. */
 const char *vsock_device_vhost_socket(const struct vsock_device *device);
 /* A listening socket on which the guest announces itself (READY_PORT); -1 for the kernel's device:

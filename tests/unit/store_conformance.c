@@ -191,6 +191,42 @@ static void a_stale_epoch_changes_nothing(void **state)
 	assert_int_equal(gone->result.times[STAGE_DESTROYED], 4711);
 }
 
+static void a_job_is_taken_over_once(void **state)
+{
+	struct fixture *f = *state;
+	const struct store_ops *ops = f->store->ops;
+	_cleanup_job_record_ struct job_record *job = make("0000000000001", NULL, NULL);
+
+	assert_int_equal(submit(f->store, job, NULL), 0);
+	job->epoch = 1;
+	assert_int_equal(change(f->store, ops->take_over, job), ERR_ABORTED); /* nobody had it */
+	job->attempt = 1;
+	job->state = JOB_STARTING;
+	assert_int_equal(change(f->store, ops->claim, job), 0);
+	job->state = JOB_RUNNING;
+	assert_int_equal(change(f->store, ops->update, job), 0);
+	assert_int_equal(change(f->store, ops->take_over, job), ERR_ABORTED); /* epoch */
+	job->epoch = 2;
+	job->state = JOB_COLLECTING;
+	assert_int_equal(change(f->store, ops->take_over, job), ERR_ABORTED); /* another state */
+	job->state = JOB_RUNNING;
+	assert_int_equal(change(f->store, ops->take_over, job), 0);
+	/* Who had it before has it no more. */
+	job->epoch = 1;
+	assert_int_equal(change(f->store, ops->finish, job), ERR_ABORTED);
+	/* Back in the queue it can be claimed again. */
+	job->epoch = 3;
+	job->state = JOB_QUEUED;
+	assert_int_equal(change(f->store, ops->take_over, job), 0);
+	job->epoch = 4;
+	job->attempt = 2;
+	job->state = JOB_STARTING;
+	assert_int_equal(change(f->store, ops->claim, job), 0);
+	assert_int_equal(change(f->store, ops->finish, job), 0);
+	job->epoch = 5;
+	assert_int_equal(change(f->store, ops->take_over, job), ERR_ABORTED); /* finished */
+}
+
 static void finish_job(struct store *store, const char *id, uint64_t at)
 {
 	_cleanup_job_record_ struct job_record *job = get(store, id);
@@ -410,6 +446,7 @@ int store_conformance_run(const struct store_backend *which)
 		TEST(what_is_committed_is_there_again),
 		TEST(a_key_is_one_jobs),
 		TEST(a_stale_epoch_changes_nothing),
+		TEST(a_job_is_taken_over_once),
 		TEST(lists_are_filtered),
 		TEST(prefixes_are_resolved),
 		TEST(old_jobs_can_go),

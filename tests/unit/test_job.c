@@ -15,7 +15,7 @@ static void states_follow_the_table(void **state)
 	static const char *const allowed[] = {
 		/* to: queued, starting, running, collecting, finished */
 		[JOB_QUEUED] = "01001",
-		[JOB_STARTING] = "00101",
+		[JOB_STARTING] = "10101",
 		[JOB_RUNNING] = "00011",
 		[JOB_COLLECTING] = "00001",
 		[JOB_FINISHED] = "00000",

@@ -37,6 +37,7 @@ static void what_was_acknowledged_survives_a_kill(void **state)
 	fixture_submit_ok(f, running, go, NULL);
 	fixture_submit_ok(f, other, go, NULL);
 	fixture_until(f, running, CONTROL__V1__STATE__RUNNING);
+	fixture_until(f, other, CONTROL__V1__STATE__RUNNING);
 	assert_int_equal(write_file(file, "data", 4, 0600, false, NULL), 0);
 	for (size_t i = 0; i < 3; i++)
 		assert_int_equal(fixture_submit(f, argv, i == 2 ? "key" : NULL,
@@ -51,7 +52,7 @@ static void what_was_acknowledged_survives_a_kill(void **state)
 	fixture_expect(f, running, JOB__V1__OUTCOME__INFRA);
 	fixture_expect(f, other, JOB__V1__OUTCOME__INFRA);
 	Control__V1__JobInfo *info = fixture_get(f, running, NULL);
-	assert_string_equal(info->error, "the daemon ended while the job ran");
+	assert_string_equal(info->error, "the daemon ended while the job ran, and its VM with it");
 	assert_int_equal(info->exit_code, 125);
 	rpc_message_free(&info->base);
 	for (size_t i = 0; i < 3; i++)
@@ -73,6 +74,7 @@ static void vms_are_swept_before_anything_starts(void **state)
 
 	for (size_t i = 0; i < 3; i++)
 		fixture_submit_ok(f, ids[i], go, NULL);
+	fixture_until(f, ids[0], CONTROL__V1__STATE__RUNNING);
 	fixture_until(f, ids[1], CONTROL__V1__STATE__RUNNING);
 	fixture_end(f, SIGKILL);
 	fixture_touch(f, "go");

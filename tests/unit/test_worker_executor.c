@@ -71,6 +71,7 @@ static bool take(struct execution *ex, struct outcome *ret)
 		ret->exit = event.exit;
 		ret->error = xstrdup(event.exit.error);
 		return false;
+	case EXECUTION_TAKEN_OVER:
 	case EXECUTION_NOTHING:
 		break;
 	}

@@ -1,0 +1,138 @@
+# shellcheck shell=bash
+# The daemon is killed at a named place, and started again: no acknowledged job is lost, each has one
+# result and its whole output, nothing is left over, and the next daemon answers soon. A sample of
+# the places; tests/faults/kill-daemon (make test-faults) takes all.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+KILL_POINTS=${KILL_POINTS:-submit.committed vm.created run.sent output.written outputs.published
+	recover.settled}
+POINT_IMAGE=${POINT_IMAGE:-minimal}
+ANSWER_SECONDS=10
+
+# The first VM that is made and destroyed shall be the job's, not a probe's.
+export ORCHESTRATOR_ACCEL=${ORCHESTRATOR_ACCEL:-tcg}
+need_image "$POINT_IMAGE"
+plain=$ORC
+ORC=$BUILD/failpoints/bin/orchestrator
+[[ -x $ORC ]] || fail "there is no $ORC: make failpoints"
+
+# More than is acknowledged at once, then numbers slowly, so that a kill finds it running.
+# shellcheck disable=SC2016 # the guest's shell expands it
+program='head -c 300000 /dev/zero; i=0; while [ $i -lt 15 ]; do echo $i; i=$((i+1)); sleep 0.1; done
+echo end >&2; cp in out; exit 3'
+
+write_job() {
+	cat >job.yaml <<-YAML
+		image: $POINT_IMAGE
+		inputs: [{src: in, dest: /home/job/in}]
+		working_dir: /home/job
+		outputs: [out]
+		timeout: 90s
+		resources: {memory: 128M, disk: 16M}
+		run: |
+	YAML
+	sed 's/^/  /' <<<"$program" >>job.yaml
+	echo "the input" >in
+	{ head -c 300000 /dev/zero; seq 0 14; } >expected
+}
+
+# serve [FAILPOINT]: a daemon in the background; its pid is in $served.
+serve() {
+	ORCHESTRATOR_FAILPOINT=${1:+$1:1} "$ORC" serve >>"$ORCHESTRATOR_STATE_DIR/serve.log" 2>&1 \
+		</dev/null &
+	served=$!
+	for _ in {1..300}; do
+		[[ -S $ORCHESTRATOR_RUNTIME_DIR/control.sock && $(daemon_pid) == "$served" ]] && return
+		[[ -e /proc/$served ]] || return 0 # died already, as ordered
+		sleep 0.1
+	done
+	fail "the daemon does not come up"
+}
+
+died() {
+	local code=0
+	for _ in {1..900}; do
+		[[ $(cut -d' ' -f3 "/proc/$1/stat" 2>/dev/null) =~ ^[^ZX]$ ]] || break
+		sleep 0.1
+	done
+	[[ $(cut -d' ' -f3 "/proc/$1/stat" 2>/dev/null) =~ ^[^ZX]$ ]] && return 1
+	wait "$1" 2>/dev/null || code=$?
+	expect_equal "the daemon's exit" 137 "$code"
+}
+
+# Not a failure by itself: the daemon may die before it answers.
+submit() {
+	timeout 60 "$ORC" submit --key "$1" job.yaml 2>>submit.err || true
+}
+
+# The pattern goes through a file, so that grep does not find itself.
+processes_left() {
+	printf '%s/vm/\n' "$ORCHESTRATOR_RUNTIME_DIR" >"$base/needle"
+	grep -lsFf "$base/needle" /proc/[0-9]*/cmdline
+}
+
+nothing_left() {
+	[[ -z $(processes_left) && -z $(ls "$ORCHESTRATOR_RUNTIME_DIR/vm") ]] &&
+		! compgen -G "$ORCHESTRATOR_STATE_DIR/jobs/*/vm.json"
+}
+
+kill_at() {
+	local point=$1 acknowledged id again began code=0
+	case $point in
+	recover.* | adopt.* | store.take-over)
+		# The second daemon dies, of taking up the job of the first.
+		serve run.first-byte
+		acknowledged=$(submit key)
+		died "$served" || fail "$point: run.first-byte was not passed"
+		serve "$point"
+		;;
+	*)
+		serve "$point"
+		acknowledged=$(submit key)
+		;;
+	esac
+	died "$served" || fail "$point was not passed"
+	began=$SECONDS
+	serve
+	expect_exit 0 orc list jobs -o name
+	((SECONDS - began <= ANSWER_SECONDS)) || fail "$point: $((SECONDS - began)) s until it answered"
+	# The same key is the same job, whether the first submission was heard or not.
+	again=$(submit key)
+	[[ $again ]] || fail "$point: the job cannot be submitted"
+	[[ -z $acknowledged || $acknowledged == "$again" ]] ||
+		fail "$point: acknowledged $acknowledged is lost, $again came in its place"
+	id=$again
+	orc wait --timeout 120s "$id" >"$T/out" 2>"$T/err" || code=$?
+	[[ $code == 3 ]] || {
+		orc status "$id" || true
+		fail "$point: exit code $code"
+	}
+	expect_equal "$point: jobs" "$id" "$(orc list jobs -o name)"
+	cmp expected "$(job_dir "$id")/stdout" || fail "$point: stdout"
+	expect_equal "$point: stderr" end "$(cat "$(job_dir "$id")/stderr")"
+	expect_equal "$point: artifact" "the input" "$(cat "$(job_dir "$id")/artifacts/out")"
+	[[ $(field "$id" .stdout.bytes) == "$(stat -c %s expected)" ]] || fail "$point: bytes"
+	wait_until 30 nothing_left
+	expect_exit 0 orc stop
+	printf '%s: ok, attempt %s, %d s after the kill\n' "$point" "$(jq -r .attempt \
+		"$(job_dir "$id")/result.json")" $((SECONDS - began))
+}
+
+write_job
+base=$T run=0
+for point in $KILL_POINTS; do
+	run=$((run + 1))
+	# A state directory for each, with what the last daemon found out about this machine.
+	last=$ORCHESTRATOR_STATE_DIR
+	export ORCHESTRATOR_STATE_DIR=$base/$run/state ORCHESTRATOR_RUNTIME_DIR=$base/$run/run
+	mkdir -m 711 "$base/$run" "$base/$run/state" "$base/$run/run"
+	[[ -f $last/accel.json ]] && cp "$last/accel.json" "$base/$run/state/"
+	if [[ -d $last/libvirt/cache ]]; then
+		mkdir -m 711 "$base/$run/state/libvirt"
+		cp -r "$last/libvirt/cache" "$base/$run/state/libvirt/"
+	fi
+	kill_at "$point"
+	[[ $last != "$base/state" ]] && rm -rf "${last%/state}"
+done
+ORC=$plain
+[[ $run -gt 0 ]]
