@@ -53,7 +53,6 @@ median() {
 		END { if (NR) print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
 }
 
-
 conditions() {
 	local cpu
 	cpu=$(awk -F': *' '/^model name/ { print $2; exit }' /proc/cpuinfo)
