@@ -42,8 +42,8 @@ int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err)
 char *host_vm_dir(const struct host *host, const char *vm_id);
 
 /* Who QEMU shall run as, to read the image and to reach RUNTIME_DIR: libvirt's own unprivileged
- * user where we are root and it can; ourselves where the system's libvirtd starts it for us, with the
- * group that its directories want; (uid_t)-1 where that is not ours to say. */
+ * user where we are root and it can; ourselves where the system's libvirtd starts it for us, with
+ * the group that its directories want; (uid_t)-1 where that is not ours to say. */
 void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_uid, gid_t *ret_gid);
 
 /* Is there memory for one more VM of this size? */
