@@ -145,10 +145,9 @@ static int send_messages(const struct measure *m, struct rpc_call *call, uint64_
 	}
 	if (rpc_close_send(call, err) < 0)
 		return -1;
-	int r = rpc_recv(call, MESSAGE_MS, &message, err);
-	if (r < 0)
+	if (rpc_recv(call, MESSAGE_MS, &message, err) < 0)
 		return -1;
-	uint64_t got = r ? ((const Worker__V1__BenchReply *)message)->received_bytes : 0;
+	uint64_t got = message ? ((const Worker__V1__BenchReply *)message)->received_bytes : 0;
 	if (message)
 		rpc_message_free(message);
 	return got == bytes ? 0
