@@ -28,7 +28,9 @@ static void a_silent_libvirt_holds_up_nobody(void **state)
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_free_ char *uri =
 		str_printf("qemu+unix:///system?socket=%s/sock&mode=direct", dir);
-	struct config config = {.state_dir = dir, .runtime_dir = dir, .libvirt_uri = uri};
+	char cids[] = "65536-65600";
+	struct config config = {
+		.state_dir = dir, .runtime_dir = dir, .libvirt_uri = uri, .cids = cids};
 	struct endpoint ep = {.kind = ENDPOINT_UNIX};
 	int cancel_fd = eventfd(0, EFD_CLOEXEC);
 	pthread_t thread;
