@@ -125,6 +125,7 @@ CLI := \
 WORKER := \
 	guest-worker/cgroup.c \
 	guest-worker/execution.c \
+	guest-worker/execution_attach.c \
 	guest-worker/executor.c \
 	guest-worker/files.c \
 	guest-worker/fw_cfg.c \
