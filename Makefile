@@ -140,6 +140,7 @@ WORKER := \
 	guest-worker/bench.c \
 	guest-worker/cgroup.c \
 	guest-worker/execution.c \
+	guest-worker/execution_attach.c \
 	guest-worker/executor.c \
 	guest-worker/files.c \
 	guest-worker/fw_cfg.c \

@@ -26,14 +26,12 @@
 #include "guest-worker/executor_internal.h"
 
 #define PIDS_MAX 4096
-/* How long a stream may take to make place for another. */
-#define TAKE_OVER_MS 10000
 /* After the order to kill: when to kill the job init itself, and when to give up on a process that
  * even that does not end. */
 #define KILL_INIT_USEC (3 * 1000000)
 #define GIVE_UP_USEC   (10 * 1000000)
 
-static void wake(struct execution *ex)
+void execution_wake(struct execution *ex)
 {
 	uint64_t one = 1;
 
@@ -42,7 +40,7 @@ static void wake(struct execution *ex)
 }
 
 /* Under the lock. */
-static void tell_reader(struct execution *ex)
+void execution_tell_reader(struct execution *ex)
 {
 	pthread_cond_broadcast(&ex->changed);
 	if (ex->listener)
@@ -242,7 +240,7 @@ static void read_report(struct execution *ex)
 			ex->end = r;
 			break;
 		}
-		tell_reader(ex);
+		execution_tell_reader(ex);
 	}
 }
 
@@ -254,7 +252,7 @@ static void pump(struct execution *ex, struct output *output, uint64_t *since)
 	if (was_empty && output_pending(output))
 		*since = ++ex->sequence;
 	if (output_pending(output))
-		tell_reader(ex);
+		execution_tell_reader(ex);
 }
 
 static struct pollfd poll_output(const struct output *output)
@@ -393,7 +391,7 @@ static void finish(struct execution *ex)
 	exit->stdout_truncated = output_truncated(&ex->out);
 	exit->stderr_truncated = output_truncated(&ex->err);
 	ex->ended = true;
-	tell_reader(ex);
+	execution_tell_reader(ex);
 	pthread_mutex_unlock(&ex->lock);
 }
 
@@ -521,7 +519,7 @@ static bool take_event(struct execution *ex, void *buf, size_t size, struct exec
 		/* Behind the other, if more is left: neither starves. */
 		*(out ? &ex->out_since : &ex->err_since) = ++ex->sequence;
 		if (was_full)
-			wake(ex);
+			execution_wake(ex);
 		return true;
 	}
 	if (ex->ended) {
@@ -532,7 +530,7 @@ static bool take_event(struct execution *ex, void *buf, size_t size, struct exec
 	return false;
 }
 
-static void cond_deadline(int wait_ms, struct timespec *ret)
+void execution_deadline(int wait_ms, struct timespec *ret)
 {
 	uint64_t until = now_mono_usec() + (uint64_t)wait_ms * 1000;
 
@@ -545,7 +543,7 @@ void execution_next(
 {
 	struct timespec ts;
 
-	cond_deadline(wait_ms, &ts);
+	execution_deadline(wait_ms, &ts);
 	memset(ret, 0, sizeof(*ret));
 	pthread_mutex_lock(&ex->lock);
 	while (!take_event(ex, buf, size, ret)) {
@@ -565,86 +563,6 @@ void execution_listen(struct execution *ex, void (*fn)(void *arg), void *arg)
 	pthread_mutex_unlock(&ex->lock);
 }
 
-void execution_ack(struct execution *ex, uint64_t out_offset, uint64_t err_offset)
-{
-	pthread_mutex_lock(&ex->lock);
-	output_ack(&ex->out, out_offset);
-	output_ack(&ex->err, err_offset);
-	pthread_mutex_unlock(&ex->lock);
-	wake(ex); /* a pipe that was not read for want of room may be now */
-}
-
-/* Under the lock, which waiting gives up. */
-static int take_over(struct execution *ex, struct error **err)
-{
-	struct timespec ts;
-
-	cond_deadline(TAKE_OVER_MS, &ts);
-	while (ex->attached) {
-		ex->evict = true;
-		tell_reader(ex);
-		if (pthread_cond_timedwait(&ex->changed, &ex->lock, &ts) == ETIMEDOUT)
-			break;
-	}
-	if (ex->attached)
-		return error_set(
-			err, ERR_UNAVAILABLE, "the stream that follows the execution does not end");
-	return 0;
-}
-
-int execution_attach(
-	struct execution *ex, uint64_t out_offset, uint64_t err_offset, struct error **err)
-{
-	pthread_mutex_lock(&ex->lock);
-	int r = take_over(ex, err);
-	if (r == 0 && (ex->released || now_mono_usec() >= ex->abandoned_at))
-		r = error_set(err, ERR_NOT_FOUND, "the execution was given up");
-	if (r == 0 && (!output_has(&ex->out, out_offset) || !output_has(&ex->err, err_offset)))
-		r = error_set(err, ERR_RANGE,
-			"held are bytes %llu to %llu of stdout and %llu to %llu of stderr",
-			(unsigned long long)ex->out.freed, (unsigned long long)ex->out.kept,
-			(unsigned long long)ex->err.freed, (unsigned long long)ex->err.kept);
-	if (r == 0) {
-		ex->attached = true;
-		ex->abandoned_at = UINT64_MAX;
-		ex->started_taken = false;
-		output_rewind(&ex->out, out_offset);
-		output_rewind(&ex->err, err_offset);
-	}
-	pthread_mutex_unlock(&ex->lock);
-	wake(ex);
-	return r;
-}
-
-void execution_detach(struct execution *ex)
-{
-	if (!ex->detached_usec) {
-		execution_release(ex);
-		return;
-	}
-	pthread_mutex_lock(&ex->lock);
-	ex->attached = ex->evict = false;
-	ex->abandoned_at = now_mono_usec() + ex->detached_usec;
-	pthread_cond_broadcast(&ex->changed);
-	pthread_mutex_unlock(&ex->lock);
-	wake(ex);
-}
-
-void execution_wait_for(struct execution *ex, int change)
-{
-	pthread_mutex_lock(&ex->lock);
-	ex->waiting += (unsigned)change;
-	pthread_mutex_unlock(&ex->lock);
-}
-
-bool execution_abandoned(struct execution *ex, uint64_t now)
-{
-	pthread_mutex_lock(&ex->lock);
-	bool abandoned = !ex->attached && !ex->waiting && now >= ex->abandoned_at;
-	pthread_mutex_unlock(&ex->lock);
-	return abandoned;
-}
-
 void execution_stop(struct execution *ex, uint64_t grace_ms)
 {
 	uint64_t at = grace_ms ? now_mono_usec() + MIN(grace_ms, LIMIT_GRACE_MS) * 1000 : 0;
@@ -652,7 +570,7 @@ void execution_stop(struct execution *ex, uint64_t grace_ms)
 	pthread_mutex_lock(&ex->lock);
 	ex->stop_at = MIN(ex->stop_at, at);
 	pthread_mutex_unlock(&ex->lock);
-	wake(ex);
+	execution_wake(ex);
 }
 
 void execution_release(struct execution *ex)
@@ -660,7 +578,7 @@ void execution_release(struct execution *ex)
 	pthread_mutex_lock(&ex->lock);
 	ex->released = true;
 	pthread_mutex_unlock(&ex->lock);
-	wake(ex);
+	execution_wake(ex);
 	if (ex->thread)
 		pthread_join(ex->thread, NULL);
 	executor_forget(ex);

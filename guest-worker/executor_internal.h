@@ -74,6 +74,14 @@ void execution_free(struct execution *execution);
 int execution_begin(
 	struct execution *execution, const Worker__V1__RunStart *start, struct error **err);
 
+/* Have its thread look at everything again. */
+void execution_wake(struct execution *execution);
+/* There may be something for the stream. Under the lock. */
+void execution_tell_reader(struct execution *execution);
+/* On the clock of `changed`. */
+void execution_deadline(int wait_ms, struct timespec *ret);
+
+/* execution_attach.c */
 /* One more (or, with -1, one less) waits to attach: until then it is not abandoned. */
 void execution_wait_for(struct execution *execution, int change);
 /* Waits for the stream before to end. */
