@@ -230,8 +230,8 @@ struct guest *bench_vm_greet(
 	const struct bench_vm *vm, int fd, enum bench_transport transport, struct error **err)
 {
 	struct guest_hello hello;
-	struct guest *guest = guest_new(
-		fd, transport == BENCH_TCP ? "worker by TCP" : "worker by vsock", err);
+	struct guest *guest =
+		guest_new(fd, transport == BENCH_TCP ? "worker by TCP" : "worker by vsock", err);
 
 	if (guest && guest_hello(guest, vm_secret(vm->vm), &hello, err) == 0)
 		return guest;
