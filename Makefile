@@ -90,6 +90,7 @@ ORCHESTRATOR := \
 	orchestrator/virt.c \
 	orchestrator/vm.c \
 	orchestrator/vm_adopt.c \
+	orchestrator/vm_files.c \
 	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
 	orchestrator/vsock.c \

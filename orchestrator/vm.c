@@ -17,7 +17,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -36,7 +35,6 @@
 #define FIRMWARE       "/usr/share/qemu/qboot.rom"
 #define CID_TRIES      5
 #define TAIL_IN_ERRORS 400
-#define MKE2FS_TIMEOUT 60000
 /* How long the reason for one loss may come after the loss. */
 #define SETTLE_MS 2000
 
@@ -75,11 +73,6 @@ int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error 
 /* Making it. -------------------------------------------------------------------------------------
  */
 
-static char *path_in(const struct vm *vm, const char *name)
-{
-	return str_printf("%s/%s", vm->dir, name);
-}
-
 static void name_vm(struct vm *vm)
 {
 	uint8_t r[16];
@@ -93,62 +86,6 @@ static void name_vm(struct vm *vm)
 		hex + 12, hex + 16, hex + 20);
 	snprintf(vm->facts.id, sizeof(vm->facts.id), "vm-%.8s", hex);
 	snprintf(vm->facts.domain, sizeof(vm->facts.domain), DOMAIN_PREFIX "%s", vm->facts.id);
-}
-
-/* A file of this VM's that QEMU must read or write. */
-static int give_to_qemu(const struct vm *vm, const char *path, struct error **err)
-{
-	/* What is ours already need not be given, and only root can give. */
-	if (vm->uid != (uid_t)-1 && vm->uid != geteuid() && lchown(path, vm->uid, vm->gid) < 0)
-		return error_errno(err, errno, "%s", path);
-	return 0;
-}
-
-static int make_dir(struct vm *vm, struct error **err)
-{
-	vm->dir = host_vm_dir(vm->host, vm->facts.id);
-	if (mkdir(vm->dir, 0700) < 0)
-		return error_errno(err, errno, "%s", vm->dir);
-	return 0;
-}
-
-static int make_secret(struct vm *vm, struct error **err)
-{
-	_cleanup_free_ char *path = path_in(vm, "secret");
-
-	random_bytes(vm->secret, sizeof(vm->secret));
-	_cleanup_free_ char *hex = hex_encode(vm->secret, sizeof(vm->secret));
-	/* Any user of this host may dial any guest with the kernel's device; where we can dial from
-	 * a port that they cannot, the worker need not hear them at all. */
-	bool privileged = vm->vsock_kind == VSOCK_DEVICE_KERNEL && sock_vsock_privileged();
-	_cleanup_free_ char *text =
-		str_printf("%s\n%s", hex, privileged ? PROOF_PRIVILEGED_LINE "\n" : "");
-	int r = write_file(path, text, strlen(text), 0600, false, err);
-	explicit_bzero(hex, strlen(hex));
-	explicit_bzero(text, strlen(text));
-	if (r < 0)
-		return -1;
-	return give_to_qemu(vm, path, err);
-}
-
-/* The job's own disk: sparse, so it costs what the job writes, and never more than its size. */
-static int make_scratch(struct vm *vm, struct error **err)
-{
-	_cleanup_free_ char *path = path_in(vm, "scratch");
-	char mke2fs[] = "mke2fs", quiet[] = "-q", force[] = "-F", type[] = "-t", ext4[] = "ext4",
-	     reserve[] = "-m0", features[] = "-O", list[] = "^has_journal,^resize_inode",
-	     extended[] = "-E", lazy[] = "lazy_itable_init=1,nodiscard";
-	char *argv[] = {mke2fs, quiet, force, type, ext4, reserve, features, list, extended, lazy,
-		path, NULL};
-
-	if (!vm->order->disk_bytes)
-		return 0;
-	_cleanup_close_ int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-	if (fd < 0 || ftruncate(fd, (off_t)vm->order->disk_bytes) < 0)
-		return error_errno(err, errno, "%s", path);
-	if (spawn_run(argv, MKE2FS_TIMEOUT, err) < 0)
-		return error_wrap(err, "making the job's disk");
-	return give_to_qemu(vm, path, err);
 }
 
 int vm_watch_console(struct vm *vm, int listen_fd, bool reap, struct error **err)
@@ -165,71 +102,26 @@ int vm_watch_console(struct vm *vm, int listen_fd, bool reap, struct error **err
 
 static int make_console(struct vm *vm, struct error **err)
 {
-	_cleanup_free_ char *path = path_in(vm, "console.sock");
+	_cleanup_free_ char *path = vm_path(vm, "console.sock");
 	struct endpoint ep = {.kind = ENDPOINT_UNIX};
 
 	if (strlen(path) >= sizeof(ep.path))
 		return error_set(err, ERR_INVALID, "%s: too long for a socket", path);
 	strcpy(ep.path, path);
 	_cleanup_close_ int listen_fd = sock_listen(&ep, 4, 0600, err);
-	if (listen_fd < 0 || give_to_qemu(vm, path, err) < 0)
+	if (listen_fd < 0 || vm_give_to_qemu(vm, path, err) < 0)
 		return -1;
 	return vm_watch_console(vm, steal_fd(listen_fd), virt_is_embedded(vm->host->virt), err);
-}
-
-/* Where libvirt runs QEMU as a user of its own, it gives that user every file of the domain. The
- * image must stay ours: a guest that took over its QEMU could change it under all others. So QEMU
- * gets copies of what it reads once; the root disk is opened read-only and is readable by everyone.
- */
-static int give_copy(const struct vm *vm, const char *from, const char *name, struct error **err)
-{
-	_cleanup_free_ char *to = path_in(vm, name);
-	_cleanup_close_ int in = open(from, O_RDONLY | O_CLOEXEC);
-	_cleanup_close_ int out = open(to, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0400);
-	ssize_t n = in < 0 || out < 0 ? -1 : 1;
-
-	while (n > 0)
-		n = copy_file_range(in, NULL, out, NULL, 1 * GIB, 0);
-	if (n < 0 && errno == EXDEV)
-		while ((n = sendfile(out, in, NULL, 1 * GIB)) > 0)
-			;
-	if (n < 0)
-		return error_errno(err, errno, "copying %s to %s", from, to);
-	return give_to_qemu(vm, to, err);
-}
-
-static bool has_copies(const struct vm *vm)
-{
-	return vm->uid != (uid_t)-1 && vm->uid != 0;
-}
-
-static int make_copies(const struct vm *vm, struct error **err)
-{
-	if (!has_copies(vm))
-		return 0;
-	if (give_copy(vm, vm->order->image->kernel, "kernel", err) < 0)
-		return -1;
-	return give_copy(vm, vm->order->image->initramfs, "initramfs", err);
-}
-
-/* QEMU has read them when it runs. */
-static void remove_copies(const struct vm *vm)
-{
-	_cleanup_free_ char *kernel = path_in(vm, "kernel");
-	_cleanup_free_ char *initramfs = path_in(vm, "initramfs");
-
-	unlink(kernel);
-	unlink(initramfs);
 }
 
 static char *make_xml(const struct vm *vm, struct error **err)
 {
 	const struct image *image = vm->order->image;
-	_cleanup_free_ char *kernel = has_copies(vm) ? path_in(vm, "kernel") : NULL;
-	_cleanup_free_ char *initramfs = has_copies(vm) ? path_in(vm, "initramfs") : NULL;
-	_cleanup_free_ char *console = path_in(vm, "console.sock");
-	_cleanup_free_ char *secret = path_in(vm, "secret");
-	_cleanup_free_ char *scratch = vm->order->disk_bytes ? path_in(vm, "scratch") : NULL;
+	_cleanup_free_ char *kernel = vm_has_copies(vm) ? vm_path(vm, "kernel") : NULL;
+	_cleanup_free_ char *initramfs = vm_has_copies(vm) ? vm_path(vm, "initramfs") : NULL;
+	_cleanup_free_ char *console = vm_path(vm, "console.sock");
+	_cleanup_free_ char *secret = vm_path(vm, "secret");
+	_cleanup_free_ char *scratch = vm->order->disk_bytes ? vm_path(vm, "scratch") : NULL;
 	struct domain_spec spec = {
 		.name = vm->facts.domain,
 		.uuid = vm->facts.uuid,
@@ -271,7 +163,7 @@ static int start_domain(struct vm *vm, struct error **err)
 				vm->host->config->cids);
 		vm->vsock = vsock_device_new(
 			vm->vsock_kind, vm->dir, vm->facts.cid, vm->uid, vm->gid, err);
-		if (!vm->vsock || give_to_qemu(vm, vm->dir, err) < 0)
+		if (!vm->vsock || vm_give_to_qemu(vm, vm->dir, err) < 0)
 			return -1;
 		FAILPOINT("vm.device");
 		_cleanup_free_ char *xml = make_xml(vm, err);
@@ -308,13 +200,13 @@ static void on_stop(void *arg, enum virt_stop why)
 
 static int start(struct vm *vm, struct error **err)
 {
-	if (make_dir(vm, err) < 0)
+	if (vm_make_dir(vm, err) < 0)
 		return -1;
 	FAILPOINT("vm.directory");
-	if (make_secret(vm, err) < 0 || make_scratch(vm, err) < 0)
+	if (vm_make_secret(vm, err) < 0 || vm_make_scratch(vm, err) < 0)
 		return -1;
 	FAILPOINT("vm.disk");
-	if (make_copies(vm, err) < 0)
+	if (vm_make_copies(vm, err) < 0)
 		return -1;
 	FAILPOINT("vm.copies");
 	if (make_console(vm, err) < 0)
@@ -323,7 +215,7 @@ static int start(struct vm *vm, struct error **err)
 	if (start_domain(vm, err) < 0)
 		return -1;
 	FAILPOINT("vm.created");
-	remove_copies(vm);
+	vm_remove_copies(vm);
 	virt_domain_on_stop(vm->domain, on_stop, vm);
 	vm->facts.state = "booting";
 	vm->facts.vsock_device = vsock_kind_name(vm->vsock_kind);
