@@ -510,7 +510,10 @@ static bool take_event(struct execution *ex, void *buf, size_t size, struct exec
 		ret->uptime_usec = ex->uptime_usec;
 		return true;
 	}
-	if (out_pending || err_pending) {
+	/* A program may write before the word of its start has come here: who follows hears it
+	 * first.
+	 */
+	if ((out_pending || err_pending) && (ex->started || ex->ended)) {
 		bool out = out_pending && (!err_pending || ex->out_since < ex->err_since);
 		struct output *output = out ? &ex->out : &ex->err;
 		bool was_full = !output_wants(output);
