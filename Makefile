@@ -20,6 +20,7 @@ COMMON := \
 	common/failpoint.c \
 	common/file_tree_send.c \
 	common/file_tree_write.c \
+	common/files.c \
 	common/log.c \
 	common/rpc.c \
 	common/rpc_call.c \
@@ -28,6 +29,7 @@ COMMON := \
 	common/rpc_message.c \
 	common/rpc_server.c \
 	common/sock.c \
+	common/text.c \
 	common/util.c \
 	common/worker_api.c \
 	common/worker_proof.c
@@ -322,7 +324,8 @@ $(BIN)/orchestrator: $(filter %/main.o,$(CLI_O)) $(OBJ)/liborchestrator.a $(OBJ)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
 
 # Of common/ just these: it faces the guest, so it is small.
-$(LIBEXEC)/vsock-device: $(VSOCK_DEVICE_O) $(call obj,common/error.c common/log.c common/util.c)
+$(LIBEXEC)/vsock-device: $(VSOCK_DEVICE_O) \
+		$(call obj,common/error.c common/files.c common/log.c common/text.c common/util.c)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lseccomp
@@ -355,7 +358,8 @@ unit-programs: $(UNIT_BIN)
 
 # Programs that bring the vsock device, a QEMU and a guest together: a test and a benchmark.
 VSOCK_PROGRAMS := $(BIN)/tests/vsock_device $(BIN)/tests/vsock_bench
-vsock_common   := $(call obj,tests/integration/vsock_vm.c common/util.c common/error.c)
+vsock_common   := $(call obj,tests/integration/vsock_vm.c \
+	common/error.c common/files.c common/text.c common/util.c)
 $(BIN)/tests/vsock_device: $(call obj,tests/integration/vsock_device.c) $(vsock_common)
 $(BIN)/tests/vsock_bench: $(call obj,tests/bench/vsock_bench.c) $(vsock_common)
 $(VSOCK_PROGRAMS):
