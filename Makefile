@@ -22,6 +22,7 @@ COMMON := \
 	common/file_tree_write.c \
 	common/files.c \
 	common/log.c \
+	common/remove_tree.c \
 	common/rpc.c \
 	common/rpc_call.c \
 	common/rpc_client.c \
@@ -194,6 +195,7 @@ UNIT_TESTS := \
 	tests/unit/test_jobspec.c \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
+	tests/unit/test_remove_tree.c \
 	tests/unit/test_results.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
@@ -359,7 +361,7 @@ unit-programs: $(UNIT_BIN)
 # Programs that bring the vsock device, a QEMU and a guest together: a test and a benchmark.
 VSOCK_PROGRAMS := $(BIN)/tests/vsock_device $(BIN)/tests/vsock_bench
 vsock_common   := $(call obj,tests/integration/vsock_vm.c \
-	common/error.c common/files.c common/text.c common/util.c)
+	common/error.c common/files.c common/remove_tree.c common/text.c common/util.c)
 $(BIN)/tests/vsock_device: $(call obj,tests/integration/vsock_device.c) $(vsock_common)
 $(BIN)/tests/vsock_bench: $(call obj,tests/bench/vsock_bench.c) $(vsock_common)
 $(VSOCK_PROGRAMS):

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -109,21 +108,6 @@ int make_dirs(const char *path, mode_t mode, struct error **err)
 		return error_errno(err, errno, "%s", path);
 	if (!S_ISDIR(st.st_mode))
 		return error_errno(err, ENOTDIR, "%s", path);
-	return 0;
-}
-
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st;
-	(void)type;
-	(void)ftw;
-	return remove(path) < 0 && errno != ENOENT ? -1 : 0;
-}
-
-int remove_tree(const char *path, struct error **err)
-{
-	if (nftw(path, remove_one, 32, FTW_DEPTH | FTW_PHYS | FTW_MOUNT) < 0 && errno != ENOENT)
-		return error_errno(err, errno, "%s", path);
 	return 0;
 }
 

@@ -14,6 +14,8 @@ char *read_file(const char *path, size_t cap, size_t *ret_size, struct error **e
 int write_file(
 	const char *path, const void *buf, size_t n, mode_t mode, bool durable, struct error **err);
 int make_dirs(const char *path, mode_t mode, struct error **err); /* mkdir -p */
-/* rm -rf without following links. A path that is not there is success. */
+/* rm -rf that neither follows a link below path's last directory nor crosses a mount, also while
+ * others change the tree (remove_tree.c). A path that is not there is success. Mounted below it:
+ * ERR_STATE; changed faster than it can be removed: ERR_ABORTED. */
 int remove_tree(const char *path, struct error **err);
 int fd_set_nonblock(int fd, bool on); /* 0, or -1 with errno */
