@@ -459,13 +459,13 @@ integration: programs image failpoints
 # make, which then finds it.
 JOBS := -j$(shell nproc)
 run:
-	@scripts/deps
+	@scripts/deps run
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@$(MAKE) --no-print-directory image IMAGES=debian
 	$(BIN)/orchestrator run examples/hello.yaml
 
 test:
-	@scripts/deps
+	@scripts/deps run test
 	@$(MAKE) --no-print-directory $(JOBS) SAN=1 unit-programs
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@$(MAKE) --no-print-directory $(JOBS) failpoints
@@ -501,6 +501,7 @@ image: programs
 
 # The guest kernel of our own; `make image` puts it into the images afterwards.
 kernel:
+	@scripts/deps run kernel
 	@vm-images/kernel/build $(SHARE)/kernel $(O)/cache
 
 # --- install -------------------------------------------------------------------------------------
