@@ -231,3 +231,49 @@ char *format_duration(uint64_t ms)
 	return str_printf(
 		"%llud%02lluh", (unsigned long long)s / 86400, (unsigned long long)s / 3600 % 24);
 }
+
+/* --- names -------------------------------------------------------------------------------------*/
+
+/* How many single changes make b of a; neighbours that changed places count as one. */
+static unsigned edit_distance(const char *a, const char *b)
+{
+	enum { MOST = 40 };
+	size_t n = strlen(a), m = strlen(b);
+	unsigned d[MOST + 1][MOST + 1];
+
+	if (n > MOST || m > MOST)
+		return MOST;
+	for (size_t i = 0; i <= n; i++) {
+		for (size_t j = 0; j <= m; j++) {
+			if (!i || !j) {
+				d[i][j] = (unsigned)(i + j);
+				continue;
+			}
+			d[i][j] = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
+			d[i][j] = MIN(d[i][j], MIN(d[i - 1][j], d[i][j - 1]) + 1);
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+				d[i][j] = MIN(d[i][j], d[i - 2][j - 2] + 1);
+		}
+	}
+	return d[n][m];
+}
+
+const char *str_nearest(const char *word, const char *const *names, size_t n)
+{
+	const char *best = NULL;
+	/* A third of the word may be wrong; of a short one, one letter. */
+	unsigned least = (unsigned)MAX(strlen(word) / 3, (size_t)1) + 1;
+
+	for (size_t i = 0; i < n; i++) {
+		unsigned distance = edit_distance(word, names[i]);
+		/* "env_vars", "environment", "work": the one begins with the other. */
+		size_t shorter = MIN(strlen(word), strlen(names[i]));
+		if (shorter >= 3 && !strncmp(word, names[i], shorter))
+			distance = MIN(distance, 1u);
+		if (distance < least) {
+			least = distance;
+			best = names[i];
+		}
+	}
+	return best;
+}

@@ -14,6 +14,8 @@ bool utf8_valid(const char *s, size_t n); /* also refuses NUL, surrogates, overl
 /* Copy with every byte that could drive a terminal escaped (\xNN): C0 but \t, DEL, C1, bidi
  * controls; also \n unless keep_newlines. Bytes that are no UTF-8 are escaped too. */
 char *str_escape(const char *s, size_t n, bool keep_newlines);
+/* The name that was most likely meant by word; NULL if none is near. */
+const char *str_nearest(const char *word, const char *const *names, size_t n);
 char *hex_encode(const void *p, size_t n);
 /* 0, or -1 when s is not exactly 2*n lower- or upper-case hex digits. */
 int hex_decode(const char *s, void *ret, size_t n);
