@@ -38,6 +38,7 @@ COMMON := \
 ORCHESTRATOR := \
 	orchestrator/accel.c \
 	orchestrator/attempt.c \
+	orchestrator/attempt_vm.c \
 	orchestrator/bench_measure.c \
 	orchestrator/bench_plot.c \
 	orchestrator/bench_report.c \
