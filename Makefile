@@ -191,6 +191,8 @@ UNIT_TESTS := \
 	tests/unit/test_host.c \
 	tests/unit/test_image.c \
 	tests/unit/test_image_build.c \
+	tests/unit/test_image_kernel.c \
+	tests/unit/test_image_parts.c \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
@@ -216,6 +218,7 @@ UNIT_TESTS := \
 	tests/unit/test_vsock_vring.c \
 	tests/unit/test_worker_executor.c \
 	tests/unit/test_worker_files.c \
+	tests/unit/test_worker_run.c \
 	tests/unit/test_worker_service.c \
 	tests/unit/test_worker_user.c \
 	tests/unit/test_yaml_table.c
