@@ -225,8 +225,16 @@ UNIT_TESTS := \
 
 FUZZERS := \
 	tests/fuzz/fuzz_config.c \
+	tests/fuzz/fuzz_console.c \
+	tests/fuzz/fuzz_control.c \
 	tests/fuzz/fuzz_file_tree.c \
 	tests/fuzz/fuzz_jobspec.c \
+	tests/fuzz/fuzz_kernel.c \
+	tests/fuzz/fuzz_manifest.c \
+	tests/fuzz/fuzz_recipe.c \
+	tests/fuzz/fuzz_results.c \
+	tests/fuzz/fuzz_state_files.c \
+	tests/fuzz/fuzz_text.c \
 	tests/fuzz/fuzz_vhost_user.c \
 	tests/fuzz/fuzz_vring.c \
 	tests/fuzz/fuzz_vsock_packet.c
@@ -416,8 +424,9 @@ $(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lcmocka -lpq $(HOST_LIBS)
 
-# Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each. What they find and what
-# they learn stays in build/fuzz; V=1 shows libFuzzer's own words.
+# Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each, from the few inputs in
+# tests/fuzz/seeds on. What they find and what they learn stays in build/fuzz; V=1 shows libFuzzer's
+# own words.
 FUZZ_SECONDS ?= 30
 FUZZ_CFLAGS  := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer
@@ -444,6 +453,7 @@ fuzz: $(FUZZ_BIN)
 		mkdir -p $$f.corpus; \
 		echo "$${f##*/}: $(FUZZ_SECONDS) s"; \
 		$$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$$f- $$f.corpus \
+			$$(ls -d tests/fuzz/seeds/$${f##*/fuzz_} 2>/dev/null) \
 			$(if $(V),,>$$f.log 2>&1) || { tail -n 60 $$f.log; exit 1; }; \
 	done
 
