@@ -50,6 +50,7 @@ ORCHESTRATOR := \
 	orchestrator/control_jobs.c \
 	orchestrator/control_logs.c \
 	orchestrator/control_submit.c \
+	orchestrator/control_submit_many.c \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \

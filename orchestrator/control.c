@@ -27,6 +27,7 @@ struct control {
 
 static const struct rpc_service services[] = {
 	{&control_submit, control_handle_submit},
+	{&control_submit_many, control_handle_submit_many},
 	{&control_get_job, control_handle_get_job},
 	{&control_list_jobs, control_handle_list_jobs},
 	{&control_logs, control_handle_logs},
