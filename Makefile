@@ -115,6 +115,7 @@ CLI := \
 	orchestrator/cli/help.c \
 	orchestrator/cli/image.c \
 	orchestrator/cli/interrupt.c \
+	orchestrator/cli/job_source.c \
 	orchestrator/cli/job_view.c \
 	orchestrator/cli/launch.c \
 	orchestrator/cli/list.c \
@@ -132,6 +133,7 @@ CLI := \
 	orchestrator/cli/status.c \
 	orchestrator/cli/stop.c \
 	orchestrator/cli/submit.c \
+	orchestrator/cli/submit_many.c \
 	orchestrator/cli/upload.c \
 	orchestrator/cli/validate.c \
 	orchestrator/cli/version.c \
