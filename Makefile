@@ -127,6 +127,7 @@ CLI := \
 	orchestrator/cli/options.c \
 	orchestrator/cli/output.c \
 	orchestrator/cli/progress.c \
+	orchestrator/cli/reconnect.c \
 	orchestrator/cli/report.c \
 	orchestrator/cli/result.c \
 	orchestrator/cli/run.c \

@@ -32,6 +32,8 @@ static const struct fake_job fake_jobs[] = {
 	{"hang", JOB__V1__OUTCOME__SUCCEEDED, 0, 0, NULL},  /* its output never ends */
 	{"flood", JOB__V1__OUTCOME__SUCCEEDED, 0, 0, NULL}, /* nor does its output pause */
 	{"crash", JOB__V1__OUTCOME__SUCCEEDED, 0, 0, NULL}, /* the daemon dies in the middle */
+	{"four", JOB__V1__OUTCOME__FAILED, 4, 0, NULL},	    /* the daemon dies three times */
+	{"doom", JOB__V1__OUTCOME__SUCCEEDED, 0, 0, NULL},  /* and this one each time */
 	{"slow", JOB__V1__OUTCOME__TIMEOUT, 124, 0, NULL},  /* says its states */
 };
 
@@ -237,8 +239,14 @@ static int fake_logs(struct rpc_call *call, void *arg, struct error **err)
 		sleep_ms(200); /* that what was said has left this process */
 		_exit(1);
 	}
+	if (str_eq(job->id, "doom"))
+		_exit(1);
 	if (offset && fake_say(call, CONTROL__V1__LOGS_REPLY__STREAM__STDOUT, "more\n", err) < 0)
 		return -1;
+	if (str_eq(job->id, "four") && offset < 16) {
+		sleep_ms(200);
+		_exit(1);
+	}
 	if (!follow)
 		return 0;
 	fake_fill(&f, job);

@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 
+#include "orchestrator/cli/reconnect.h"
 #include "tests/unit/cli_fake.h"
 #include "tests/unit/cli_run.h"
 
@@ -410,6 +411,27 @@ static void following_survives_the_daemon(void **state)
 	_cleanup_ran_ struct ran ran = run_cli("-v", "logs", "-f", "crash");
 	assert_ran(ran, 0, "the daemon went away, looking for it once more");
 	assert_string_equal(ran.out, "out\0331\nmore\n");
+	_cleanup_ran_ struct ran often = run_cli("run", "--name", "four", "--", "x");
+	assert_ran(often, 4, "err\0332\n");
+	assert_string_equal(often.out, "out\0331\nmore\nmore\nmore\n");
+}
+
+static void a_daemon_that_dies_each_time_is_given_up(void **state)
+{
+	(void)state;
+	setenv("FAKE_PATIENCE", "3000", 1);
+	uint64_t began = now_mono_usec();
+	_cleanup_ran_ struct ran ran = run_cli("logs", "-f", "doom");
+	assert_ran(ran, 125, "did not come back for 3 s");
+	assert_ran(ran, 125, "more: orchestrator status doom");
+	assert_string_equal(ran.out, "out\0331\n");
+	assert_string_equal(
+		strchr(ran.err, '\n') + 1 + strcspn(strchr(ran.err, '\n') + 1, "\n"), "\n");
+	assert_true(now_mono_usec() - began >= 2900000);
+	setenv("FAKE_ERROR", "1", 1);
+	_cleanup_ran_ struct ran again = run_cli("wait", "good"); /* nothing was lost: at once */
+	assert_ran(again, 125, "starting the daemon: QEMU is missing");
+	unsetenv("FAKE_PATIENCE");
 }
 
 static void a_daemon_stopped_on_purpose_stays_away(void **state)
@@ -490,11 +512,14 @@ int main(int argc, char **argv)
 		TEST(the_typed_ctrl_c_does_the_same),
 		TEST(a_reader_that_leaves_ends_only_the_following),
 		TEST(following_survives_the_daemon),
+		TEST(a_daemon_that_dies_each_time_is_given_up),
 		TEST(a_daemon_stopped_on_purpose_stays_away),
 		TEST(results_come_below_the_directory_or_not_at_all),
 		TEST(jobs_are_shown_and_waited_for),
 	};
 
+	if (getenv("FAKE_PATIENCE"))
+		reconnect_patience_ms = atoi(getenv("FAKE_PATIENCE"));
 	if (run_is_cli(argv))
 		return cli_main(fake_commands, argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);
