@@ -22,6 +22,7 @@ COMMON := \
 	common/file_tree_write.c \
 	common/files.c \
 	common/log.c \
+	common/log_file.c \
 	common/remove_tree.c \
 	common/rpc.c \
 	common/rpc_call.c \
@@ -197,6 +198,7 @@ UNIT_TESTS := \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
+	tests/unit/test_log_file.c \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
 	tests/unit/test_remove_tree.c \
