@@ -30,6 +30,16 @@ static inline void job_info_freep(Control__V1__JobInfo **info)
 }
 #define _cleanup_job_info_ __attribute__((cleanup(job_info_freep)))
 
+/* A handler's thread is held as long as its call lasts, and how long some last is up to the caller.
+ * These have a number of seats less than there are threads, so that list and cancel are served
+ * whoever else sits there. ERR_LIMIT when all are taken. */
+enum control_seats {
+	SEATS_WATCHING, /* following and waiting */
+	SEATS_MOVING,	/* files and jobs on their way, in or out */
+};
+int control_sit(enum control_seats which, struct error **err);
+void control_rise(enum control_seats which);
+
 /* Who is at the other end of the call's connection, as the kernel says. */
 uid_t control_caller(struct rpc_call *call);
 

@@ -228,8 +228,11 @@ static int take_files(struct upload *up, struct error **err)
 	if (make_dir(up, err) < 0)
 		return -1;
 	up->writer = tree_writer_new(up->inputs_fd, &options);
+	if (control_sit(SEATS_MOVING, err) < 0)
+		return -1;
 	while ((r = take_message(up, err)) > 0)
 		;
+	control_rise(SEATS_MOVING);
 	if (r < 0 || tree_writer_finish(up->writer, NULL, err) < 0)
 		return -1;
 	for (size_t i = 0; i < spec->n_inputs; i++) {

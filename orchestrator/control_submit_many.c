@@ -266,6 +266,8 @@ int control_handle_submit_many(struct rpc_call *call, void *arg, struct error **
 {
 	struct stream stream = {.call = call, .daemon = arg, .open = true};
 
+	if (control_sit(SEATS_MOVING, err) < 0)
+		return -1;
 	pthread_mutex_init(&stream.lock, NULL);
 	pthread_cond_init(&stream.changed, NULL);
 	stream.done_end = &stream.done;
@@ -275,5 +277,6 @@ int control_handle_submit_many(struct rpc_call *call, void *arg, struct error **
 		batch_free(take_done(&stream, true));
 	pthread_cond_destroy(&stream.changed);
 	pthread_mutex_destroy(&stream.lock);
+	control_rise(SEATS_MOVING);
 	return r;
 }
