@@ -12,10 +12,14 @@ rss() { # KiB of the daemon
 }
 
 pids=()
-stop_followers() {
-	((${#pids[@]} == 0)) || kill -KILL "${pids[@]}" 2>/dev/null || true
+at_exit() {
+	local code=$?
+	set +e
+	((${#pids[@]} == 0)) || kill -KILL "${pids[@]}" 2>/dev/null
+	(exit "$code")
+	clean_up
 }
-trap stop_followers EXIT
+trap at_exit EXIT
 
 follow() { # FROM TO
 	local i
