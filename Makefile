@@ -39,6 +39,7 @@ COMMON := \
 ORCHESTRATOR := \
 	orchestrator/accel.c \
 	orchestrator/attempt.c \
+	orchestrator/attempt_vm.c \
 	orchestrator/bench_measure.c \
 	orchestrator/bench_plot.c \
 	orchestrator/bench_report.c \
@@ -195,6 +196,8 @@ UNIT_TESTS := \
 	tests/unit/test_host.c \
 	tests/unit/test_image.c \
 	tests/unit/test_image_build.c \
+	tests/unit/test_image_kernel.c \
+	tests/unit/test_image_parts.c \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
@@ -221,6 +224,7 @@ UNIT_TESTS := \
 	tests/unit/test_vsock_vring.c \
 	tests/unit/test_worker_executor.c \
 	tests/unit/test_worker_files.c \
+	tests/unit/test_worker_run.c \
 	tests/unit/test_worker_service.c \
 	tests/unit/test_worker_user.c \
 	tests/unit/test_yaml_table.c
