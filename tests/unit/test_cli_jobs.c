@@ -73,6 +73,9 @@ static void the_first_command_starts_the_daemon(void **state)
 	_cleanup_ran_ struct ran none = run_cli("list", "vms");
 	assert_ran(none, 0, "");
 	assert_non_null(strstr(none.out, "ID  STATE  JOB"));
+	_cleanup_ran_ struct ran look = run_cli("list", "jobs", "--no-start", "-o", "name");
+	assert_ran(look, 0, "");
+	assert_string_equal(look.out, "");
 	assert_int_equal(access("state/run/control.sock", F_OK), -1);
 
 	_cleanup_ran_ struct ran first = run_cli("-v", "list", "jobs");
