@@ -22,6 +22,7 @@ COMMON := \
 	common/file_tree_write.c \
 	common/files.c \
 	common/log.c \
+	common/log_file.c \
 	common/remove_tree.c \
 	common/rpc.c \
 	common/rpc_call.c \
@@ -54,6 +55,7 @@ ORCHESTRATOR := \
 	orchestrator/control_jobs.c \
 	orchestrator/control_logs.c \
 	orchestrator/control_submit.c \
+	orchestrator/control_submit_many.c \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
@@ -118,6 +120,7 @@ CLI := \
 	orchestrator/cli/help.c \
 	orchestrator/cli/image.c \
 	orchestrator/cli/interrupt.c \
+	orchestrator/cli/job_source.c \
 	orchestrator/cli/job_view.c \
 	orchestrator/cli/launch.c \
 	orchestrator/cli/list.c \
@@ -126,6 +129,7 @@ CLI := \
 	orchestrator/cli/options.c \
 	orchestrator/cli/output.c \
 	orchestrator/cli/progress.c \
+	orchestrator/cli/reconnect.c \
 	orchestrator/cli/report.c \
 	orchestrator/cli/result.c \
 	orchestrator/cli/run.c \
@@ -135,6 +139,7 @@ CLI := \
 	orchestrator/cli/status.c \
 	orchestrator/cli/stop.c \
 	orchestrator/cli/submit.c \
+	orchestrator/cli/submit_many.c \
 	orchestrator/cli/upload.c \
 	orchestrator/cli/validate.c \
 	orchestrator/cli/version.c \
@@ -196,6 +201,7 @@ UNIT_TESTS := \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
+	tests/unit/test_log_file.c \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
 	tests/unit/test_remove_tree.c \
