@@ -189,6 +189,7 @@ UNIT_TESTS := \
 	tests/unit/test_config.c \
 	tests/unit/test_control.c \
 	tests/unit/test_control_logs.c \
+	tests/unit/test_control_many.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \
@@ -365,7 +366,7 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 
 # These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
-$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_serve: \
+$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_many $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
 $(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)
