@@ -437,11 +437,13 @@ fuzz: $(FUZZ_BIN)
 			$(if $(V),,>$$f.log 2>&1) || { tail -n 60 $$f.log; exit 1; }; \
 	done
 
-# The daemon to be killed, and its device; tests/integration/test_adopt.sh uses them.
+# The daemon to be killed, its device, and a worker to be killed; tests/integration/test_adopt.sh and
+# tests/faults/test_worker_lost.sh use them.
 .PHONY: failpoints test-faults
 failpoints:
 	@$(MAKE) --no-print-directory FAILPOINTS=1 $(O)/failpoints/bin/orchestrator \
-		$(O)/failpoints/libexec/orchestrator/vsock-device
+		$(O)/failpoints/libexec/orchestrator/vsock-device \
+		$(O)/failpoints/libexec/orchestrator/guest-worker
 # Kill the daemon at each of its failpoints, about ten seconds for one.
 test-faults: programs image failpoints
 	tests/faults/kill-daemon
