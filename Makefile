@@ -35,6 +35,7 @@ COMMON := \
 ORCHESTRATOR := \
 	orchestrator/accel.c \
 	orchestrator/attempt.c \
+	orchestrator/ballast.c \
 	orchestrator/bench_measure.c \
 	orchestrator/bench_plot.c \
 	orchestrator/bench_report.c \
@@ -202,6 +203,7 @@ UNIT_TESTS := \
 	tests/unit/test_sock.c \
 	tests/unit/test_spawn.c \
 	tests/unit/test_store.c \
+	tests/unit/test_store_errors.c \
 	tests/unit/test_store_queue.c \
 	tests/unit/test_util.c \
 	tests/unit/test_vm_note.c \
@@ -344,6 +346,8 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
 $(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
+$(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
+	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
 $(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
 $(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)
 
