@@ -4,7 +4,8 @@
 #   make test     unit tests (ASan, UBSan) and integration tests with real VMs
 #   make test-kernel-vsock
 #                 the kernel's vhost-vsock and libvirtd, in an outer VM where they are not here
-#   make test-faults  kill the daemon at each of its steps, and look at what the next one makes of it
+#   make test-faults [FAULT_RUNS=10] [FAULT='disk_full ...']
+#                 each fault (tests/faults) so many times, and the daemon killed at each of its steps
 #   make help     all targets
 
 O       := build
@@ -448,9 +449,17 @@ failpoints:
 	@$(MAKE) --no-print-directory FAILPOINTS=1 $(O)/failpoints/bin/orchestrator \
 		$(O)/failpoints/libexec/orchestrator/vsock-device \
 		$(O)/failpoints/libexec/orchestrator/guest-worker
-# Kill the daemon at each of its failpoints, about ten seconds for one.
+# Faults, FAULT_RUNS times each; FAULT names some of tests/faults/run --list, "store" the errors under
+# SQLite, "daemon" the daemon killed at each of its failpoints. About an hour for all.
+FAULT_RUNS ?= 10
+FAULT      ?=
+faults_vm  := $(filter-out store daemon,$(FAULT))
 test-faults: programs image failpoints
-	tests/faults/kill-daemon
+	$(if $(filter store,$(if $(FAULT),$(FAULT),store)),\
+		$(MAKE) --no-print-directory SAN=1 $(O)/san/bin/unit/test_store_errors && \
+		FAULT_RUNS=$(FAULT_RUNS) $(O)/san/bin/unit/test_store_errors)
+	$(if $(faults_vm)$(if $(FAULT),,all),tests/faults/run --runs $(FAULT_RUNS) $(faults_vm))
+	$(if $(filter daemon,$(if $(FAULT),$(FAULT),daemon)),tests/faults/kill-daemon)
 
 integration: programs image failpoints
 	tests/integration/run $(if $(FILTER),--filter '$(FILTER)')
@@ -472,6 +481,7 @@ test:
 	@$(MAKE) --no-print-directory image
 	@tests/run-unit $(O)/san/bin/unit
 	tests/integration/run
+	tests/faults/run --runs 1
 
 deps:
 	@scripts/deps
