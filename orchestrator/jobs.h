@@ -5,10 +5,11 @@
  * events come on its own thread and are posted. The store is told first: a job is in the table once
  * its submission is committed, an attempt begins once its claim is committed, and watchers hear of
  * the end once the outcome is. A job leaves the table when its outcome is committed and its VM is
- * gone, whichever comes last; its slot is free when its VM is gone.
+ * gone, whichever comes last. Its slot is free as soon as QEMU has ended; what libvirt and the disk
+ * still have to be rid of then is tidied up on the attempt's thread while the next one runs.
  *
  *   jobs_submit -> [store: submit] -> queue -> scheduler -> [store: claim] -> attempt_start
- *   ATTEMPT_DONE -> [store: finish] -> watchers        ATTEMPT_GONE -> slot -> scheduler
+ *   ATTEMPT_DONE -> [store: finish] -> watchers        ATTEMPT_FREED -> slot -> scheduler
  */
 #pragma once
 
@@ -43,11 +44,17 @@ void jobs_free(struct jobs *jobs);
 /* What was asked for is committed (error is NULL), or failed; error is the callee's. */
 typedef void (*jobs_done)(void *arg, struct error *error);
 
-/* Takes over a verified record, whose directory is ready, and makes a queued job of it. On
- * ERR_EXISTS (its key is another job's) other has that job's id; it may be NULL when no key is
- * set. */
-void jobs_submit(struct jobs *jobs, struct job_record *record, char other[JOB_ID_SIZE],
-	jobs_done done, void *arg);
+/* A new job, and what became of it. */
+struct jobs_newcomer {
+	struct job_record *record; /* verified, its directory ready; taken over */
+	char other[JOB_ID_SIZE];   /* on ERR_EXISTS (its key is another job's): that job's id */
+	struct error *error;	   /* owned by the list; NULL: committed */
+};
+
+/* Makes queued jobs of these, committed together, one by one refused. done's error says that none
+ * is in; then the newcomers' own say nothing. */
+void jobs_submit(
+	struct jobs *jobs, struct jobs_newcomer *list, size_t n, jobs_done done, void *arg);
 /* At start: a job that is queued in the store. Takes the record over. One that no longer fits on
  * this host is ended: it would hold up all behind it for ever. */
 void jobs_load(struct jobs *jobs, struct job_record *record);
