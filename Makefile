@@ -35,6 +35,7 @@ COMMON := \
 ORCHESTRATOR := \
 	orchestrator/accel.c \
 	orchestrator/attempt.c \
+	orchestrator/attempt_files.c \
 	orchestrator/bench_measure.c \
 	orchestrator/bench_plot.c \
 	orchestrator/bench_report.c \
@@ -46,6 +47,7 @@ ORCHESTRATOR := \
 	orchestrator/config.c \
 	orchestrator/control.c \
 	orchestrator/control_api.c \
+	orchestrator/control_attempts.c \
 	orchestrator/control_host.c \
 	orchestrator/control_jobs.c \
 	orchestrator/control_logs.c \
@@ -68,7 +70,9 @@ ORCHESTRATOR := \
 	orchestrator/image_root.c \
 	orchestrator/image_tools.c \
 	orchestrator/job.c \
+	orchestrator/input_list.c \
 	orchestrator/jobs.c \
+	orchestrator/jobs_retry.c \
 	orchestrator/jobs_run.c \
 	orchestrator/jobspec.c \
 	orchestrator/jobspec_rules.c \
@@ -80,6 +84,7 @@ ORCHESTRATOR := \
 	orchestrator/recover.c \
 	orchestrator/results.c \
 	orchestrator/retention.c \
+	orchestrator/retry.c \
 	orchestrator/run_exit.c \
 	orchestrator/scheduler.c \
 	orchestrator/serve.c \
@@ -180,6 +185,7 @@ UNIT_TESTS := \
 	tests/unit/test_config.c \
 	tests/unit/test_control.c \
 	tests/unit/test_control_logs.c \
+	tests/unit/test_control_retry.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \
@@ -193,6 +199,7 @@ UNIT_TESTS := \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
 	tests/unit/test_results.c \
+	tests/unit/test_retry.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
 	tests/unit/test_rpc_loss.c \
@@ -342,7 +349,8 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 
 # These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
-$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_serve: \
+$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_retry \
+$(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
 $(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)

@@ -5,6 +5,7 @@
 
 #include "common/limits.h"
 #include "common/util.h"
+#include "orchestrator/attempt_files.h"
 
 #define REQUEST_MS 10000 /* a request is there with its call */
 #define LOOK_MS	   200	 /* how long a caller that went away is waited for */
@@ -85,6 +86,7 @@ Control__V1__JobInfo *control_info_of(
 
 	info->has_queue_position = position > 0;
 	info->queue_position = position;
+	control_add_earlier(daemon, record, info);
 	return info;
 }
 
@@ -100,6 +102,19 @@ int control_send_job(
 	return rpc_send(call, &info->base, err);
 }
 
+static int send_attempt(struct rpc_call *call, struct daemon *daemon, const char *id, unsigned n,
+	struct error **err)
+{
+	_cleanup_job_record_ struct job_record *record = NULL;
+
+	if (control_get_attempt(daemon, id, n, &record, err) < 0)
+		return -1;
+	_cleanup_free_ char *dir = config_job_dir(daemon->config, id);
+	_cleanup_free_ char *files = attempt_files_dir(dir, n);
+	_cleanup_job_info_ Control__V1__JobInfo *info = record_to_info(record, files, RECORD_FULL);
+	return rpc_send(call, &info->base, err);
+}
+
 int control_handle_get_job(struct rpc_call *call, void *arg, struct error **err)
 {
 	struct daemon *daemon = arg;
@@ -108,7 +123,8 @@ int control_handle_get_job(struct rpc_call *call, void *arg, struct error **err)
 
 	if (control_recv(call, &request, err) < 0 || control_find(daemon, request->id, id, err) < 0)
 		return -1;
-	return control_send_job(call, daemon, id, err);
+	return request->attempt ? send_attempt(call, daemon, id, request->attempt, err)
+				: control_send_job(call, daemon, id, err);
 }
 
 /* --- listing --------------------------------------------------------------------------------- */

@@ -41,6 +41,12 @@ int control_find(
 /* The record as of now, from the loop if the job is live, else from the store. */
 int control_get(struct daemon *daemon, const char *id, struct job_record **ret,
 	uint32_t *ret_position, struct error **err);
+/* Attempt n of the job, with what the job has in common; 0: as control_get(). */
+int control_get_attempt(struct daemon *daemon, const char *id, unsigned n, struct job_record **ret,
+	struct error **err);
+/* The attempts that another followed, into the message of the job. */
+void control_add_earlier(
+	struct daemon *daemon, const struct job_record *record, Control__V1__JobInfo *info);
 /* The same as a message. */
 Control__V1__JobInfo *control_info_of(
 	struct daemon *daemon, const struct job_record *record, uint32_t position);

@@ -50,14 +50,20 @@ struct store_ops {
 	 * shall be, with the new epoch. */
 	int (*claim)(struct store *store, const struct job_record *record, struct error **err);
 	/* A job that an earlier daemon held: the caller holds it from now on, as epoch + 1, in the
-	 * state it has or, back in the queue, as queued. */
+	 * state it has. */
 	int (*take_over)(struct store *store, const struct job_record *record, struct error **err);
 	/* State, VM and times of a job that is held. */
 	int (*update)(struct store *store, const struct job_record *record, struct error **err);
 	/* The terminal record; once. */
 	int (*finish)(struct store *store, const struct job_record *record, struct error **err);
-	/* The only thing that comes after it: when the VM was gone. */
-	int (*destroyed)(struct store *store, const char *id, uint64_t at_usec, struct error **err);
+	/* An attempt ended, and another shall follow: its terminal record, once, and the job back
+	 * in the queue, as epoch + 1; both or none. ended has the epoch in which the job is held,
+	 * queued is as the job shall be. */
+	int (*requeue)(struct store *store, const struct job_record *ended,
+		const struct job_record *queued, struct error **err);
+	/* The only thing that comes after an attempt's end: when its VM was gone. */
+	int (*destroyed)(struct store *store, const char *id, unsigned attempt, uint64_t at_usec,
+		struct error **err);
 	int (*remove)(struct store *store, const char *id, struct error **err); /* finished ones */
 
 	/* ERR_NOT_FOUND. */
@@ -69,7 +75,11 @@ struct store_ops {
 		struct error **err);
 	int (*by_key)(
 		struct store *store, const char *key, char ret_id[JOB_ID_SIZE], struct error **err);
-	/* Newest first. */
+	/* The attempts of a job that another followed, oldest first: number, VM, epoch and result.
+	 */
+	int (*attempts)(struct store *store, const char *id, store_visit visit, void *arg,
+		struct error **err);
+	/* Newest first; without the inputs' files. */
 	int (*list)(struct store *store, const struct store_filter *filter, store_visit visit,
 		void *arg, struct error **err);
 	/* Oldest first: what a daemon that starts has to take up. */

@@ -344,6 +344,27 @@ int job_exit_code(const Control__V1__JobInfo *info)
 	}
 }
 
+char *job_retry_note(const Control__V1__JobInfo *ended, uint64_t now_usec)
+{
+	uint64_t most = ended->spec->retry ? ended->spec->retry->max_attempts : 0;
+	uint64_t wait_ms =
+		ended->not_before > now_usec ? (ended->not_before - now_usec + 999) / 1000 : 0;
+	_cleanup_free_ char *of = NULL, *when = NULL;
+
+	if (ended->not_before && most)
+		of = str_printf(" of %llu", (unsigned long long)(most + ended->restarts));
+	_cleanup_free_ char *wait = format_duration(wait_ms);
+	if (!wait_ms)
+		when = xstrdup("now");
+	else if (wait_ms < 60000)
+		when = str_printf("in %llu s", (unsigned long long)(wait_ms + 999) / 1000);
+	else
+		when = str_printf("in %s", wait);
+	return str_printf("job %s: attempt %u%s ended: %s%s%s; the next starts %s", ended->id,
+		ended->attempt, of ? of : "", job_outcome_name((enum job_outcome)ended->outcome),
+		ended->error ? ": " : "", ended->error ? ended->error : "", when);
+}
+
 char *job_what_happened(const Control__V1__JobInfo *info)
 {
 	static const char *const said[OUTCOMES] = {
