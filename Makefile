@@ -105,6 +105,7 @@ ORCHESTRATOR := \
 	orchestrator/yaml_value.c
 
 CLI := \
+	orchestrator/cli/attempt_view.c \
 	orchestrator/cli/bench.c \
 	orchestrator/cli/cancel.c \
 	orchestrator/cli/cli.c \

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/util.h"
+#include "orchestrator/cli/attempt_view.h"
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/interrupt.h"
 #include "orchestrator/cli/job_view.h"
@@ -120,7 +121,7 @@ static void fresh_line(const struct follow *f)
 /* One attempt is over, and the next one's output begins at its beginning. */
 static void begin_next(struct follow *f, const Control__V1__JobInfo *ended)
 {
-	_cleanup_free_ char *note = job_retry_note(ended, now_real_usec());
+	_cleanup_free_ char *note = attempt_note(ended, now_real_usec());
 
 	progress_clear(&f->progress);
 	fresh_line(f);

@@ -13,6 +13,7 @@ extern const struct output_type job_columns;	  /* list jobs */
 extern const struct output_type job_fields;	  /* status, result */
 extern const struct output_type vm_columns;	  /* list vms */
 extern const struct output_type artifact_columns; /* result: the job's "artifacts" */
+extern const struct output_type input_columns;	  /* status: the job's "inputs" */
 
 /* Where the time went: one line per stage that was reached, with its own time and the running total
  * from the submission. Table only; the other formats have times_usec. */
@@ -20,9 +21,6 @@ void job_view_timing(const struct output *output, const Control__V1__JobInfo *in
 
 /* What a command that stands for the job exits with. */
 int job_exit_code(const Control__V1__JobInfo *info);
-/* One line about an attempt that another follows: which it was, how it ended, when the next one
- * starts. Owned by the caller. */
-char *job_retry_note(const Control__V1__JobInfo *ended, uint64_t now_usec);
 /* One line for a person if the job did not simply end by itself, else NULL: what happened. Owned by
  * the caller. */
 char *job_what_happened(const Control__V1__JobInfo *info);

@@ -34,8 +34,8 @@ static int fetch(const struct cli *cli, struct rpc_peer *peer, const char *id, i
 {
 	_cleanup_error_ struct error *err = NULL;
 
-	if (fetch_results(
-		    cli, peer, id, cli_value(cli, "output-dir"), cli_flag(cli, "force"), &err) == 0)
+	if (fetch_results(cli, peer, id, 0, cli_value(cli, "output-dir"), cli_flag(cli, "force"),
+		    &err) == 0)
 		return code;
 	int ours = cli_fail(cli, steal_ptr(err));
 	return code ? code : ours;

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "common/util.h"
+#include "orchestrator/cli/attempt_view.h"
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/fetch.h"
 #include "orchestrator/cli/job_view.h"
@@ -12,6 +13,7 @@
 static const struct cli_option options[] = {
 	{'d', "output-dir", "DIR",
 		"fetch stdout, stderr, result.json, the console and artifacts/ into DIR"},
+	ATTEMPT_OPTION,
 	{0, "force", NULL, "write over files that are there"},
 	{0, NULL, NULL, NULL},
 };
@@ -54,9 +56,10 @@ static int run(const struct cli *cli, int argc, char **argv)
 	const char *dir = cli_value(cli, "output-dir");
 	int code = cli_operands(cli, argc, argv, 1, 1, "a job's id");
 
-	if (code)
+	if (code || (code = attempt_option(cli, &request.attempt)))
 		return code;
 	request.id = argv[1];
+	request.has_attempt = request.attempt != 0;
 	if (connect_daemon(cli, CONNECT_START, &peer, NULL, &err) < 0 ||
 		connect_call(peer, &control_get_job, &request, CONNECT_CALL_MS, &info, &err) < 0)
 		return cli_fail(cli, steal_ptr(err));
@@ -70,7 +73,8 @@ static int run(const struct cli *cli, int argc, char **argv)
 		show(cli, info);
 		return 0;
 	}
-	if (fetch_results(cli, peer, info->id, dir, cli_flag(cli, "force"), &err) < 0)
+	if (fetch_results(cli, peer, info->id, request.attempt, dir, cli_flag(cli, "force"), &err) <
+		0)
 		return cli_fail(cli, steal_ptr(err));
 	return 0;
 }
@@ -78,7 +82,7 @@ static int run(const struct cli *cli, int argc, char **argv)
 const struct cli_command command_result = {
 	.name = "result",
 	.summary = "Show a finished job's result, or fetch its files",
-	.synopsis = "[--output-dir DIR [--force]] ID",
+	.synopsis = "[--attempt N] [--output-dir DIR [--force]] ID",
 	.about = "The names and contents of artifacts are the job's own: look before you run or "
 		 "open them.",
 	.options = options,
