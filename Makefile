@@ -51,6 +51,7 @@ ORCHESTRATOR := \
 	orchestrator/control_host.c \
 	orchestrator/control_jobs.c \
 	orchestrator/control_logs.c \
+	orchestrator/control_retry.c \
 	orchestrator/control_submit.c \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
@@ -76,6 +77,7 @@ ORCHESTRATOR := \
 	orchestrator/jobs_run.c \
 	orchestrator/jobspec.c \
 	orchestrator/jobspec_rules.c \
+	orchestrator/link_tree.c \
 	orchestrator/loop.c \
 	orchestrator/process.c \
 	orchestrator/queue.c \
@@ -130,6 +132,7 @@ CLI := \
 	orchestrator/cli/progress.c \
 	orchestrator/cli/report.c \
 	orchestrator/cli/result.c \
+	orchestrator/cli/retry.c \
 	orchestrator/cli/run.c \
 	orchestrator/cli/serve.c \
 	orchestrator/cli/sink.c \
@@ -187,6 +190,7 @@ UNIT_TESTS := \
 	tests/unit/test_control.c \
 	tests/unit/test_control_logs.c \
 	tests/unit/test_control_retry.c \
+	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \
@@ -351,7 +355,7 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 # These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
 $(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_retry \
-$(BIN)/unit/test_serve: \
+$(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
 $(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)

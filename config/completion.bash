@@ -57,7 +57,7 @@ _orchestrator() {
 		compopt -o filenames
 		COMPREPLY=($(compgen -f -X '!*.@(yaml|yml)' -- "$cur") $(compgen -d -- "$cur"))
 		;;
-	status | logs | result | wait | cancel)
+	status | logs | result | wait | cancel | retry)
 		COMPREPLY=($(compgen -W "$(orchestrator list jobs -q -o name 2>/dev/null)" -- "$cur"))
 		;;
 	esac

@@ -11,6 +11,7 @@ int control_handle_result(struct rpc_call *call, void *daemon, struct error **er
 int control_handle_get_job(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_list_jobs(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_wait(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_retry(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_cancel(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_list_vms(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_info(struct rpc_call *call, void *daemon, struct error **err);
@@ -52,6 +53,15 @@ Control__V1__JobInfo *control_info_of(
 	struct daemon *daemon, const struct job_record *record, uint32_t position);
 int control_send_job(
 	struct rpc_call *call, struct daemon *daemon, const char *id, struct error **err);
+
+/* Could a job of that spec be taken now? The image is there, the disk has room. */
+int control_check_room(struct daemon *daemon, const Job__V1__Spec *spec, struct error **err);
+/* The directory of a job, its inputs/ being on the disk, and its entry in that of all jobs. */
+int control_sync_job_dir(const struct config *config, const char *dir, struct error **err);
+/* Commit the job, whose directory is ready; takes the record over. 0: ret_id is its id; 1: its key
+ * is that job's, and nothing was changed. */
+int control_promise(struct daemon *daemon, struct job_record *record, char ret_id[JOB_ID_SIZE],
+	struct error **err);
 
 /* Let the watch see the job. False: it is not live, the store has all there is to know. */
 bool control_watch(struct daemon *daemon, const char *id, struct watch *watch);
