@@ -89,7 +89,7 @@ const struct output_type vm_columns = {
 		},
 };
 
-const struct output_type artifact_columns = {
+static const struct output_type artifact_columns = {
 	.name_key = "path",
 	.columns =
 		(const struct output_column[]){
@@ -100,7 +100,7 @@ const struct output_type artifact_columns = {
 		},
 };
 
-const struct output_type input_columns = {
+static const struct output_type input_columns = {
 	.name_key = "path",
 	.columns =
 		(const struct output_column[]){
@@ -326,6 +326,28 @@ json_t *vm_view(const Control__V1__VmInfo *info)
 	set_string(object, "uuid", info->uuid);
 	set_number(object, "pid", info->has_pid && info->pid, info->pid);
 	return object;
+}
+
+/* If there are any. */
+static void list_below(
+	const struct output *output, const struct output_type *type, const json_t *rows)
+{
+	if (!json_array_size(rows))
+		return;
+	fputc('\n', output->to);
+	output_list(output, type, rows);
+}
+
+void job_view_print(
+	const struct output *output, const struct output_type *fields, const json_t *job)
+{
+	output_object(output, fields, job);
+	if (output->format != OUTPUT_TABLE)
+		return;
+	list_below(output, &attempt_columns, json_object_get(job, "earlier_attempts"));
+	if (fields == &job_fields)
+		list_below(output, &input_columns, json_object_get(job, "inputs"));
+	list_below(output, &artifact_columns, json_object_get(job, "artifacts"));
 }
 
 void job_view_timing(const struct output *output, const Control__V1__JobInfo *info)
