@@ -1,6 +1,7 @@
 /* Calls that look at jobs and VMs, wait for them, end them. */
 #include "orchestrator/control_private.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "common/limits.h"
@@ -272,16 +273,22 @@ void control_unwatch(struct daemon *daemon, struct watch *watch)
 	watch_clear(watch);
 }
 
-/* timeout_ms 0 looks once. */
+/* How many attempts have ended, of a job that has not. */
+static unsigned ended_attempts(const struct watch_news *news)
+{
+	return news->attempt - (news->attempt && news->state != JOB_QUEUED);
+}
+
+/* timeout_ms 0 looks once. attempts: how many may have ended before it is worth telling. */
 static int wait_for_end(struct rpc_call *call, struct watch *watch, const char *id,
-	uint64_t timeout_ms, struct error **err)
+	uint64_t timeout_ms, unsigned attempts, struct error **err)
 {
 	uint64_t end = now_mono_usec() + timeout_ms * 1000;
 	struct watch_news news = {0};
 
 	/* How things stand is there already: jobs_watch() says it. */
 	watch_wait(watch, 0, &news);
-	while (!news.finished) {
+	while (!news.finished && ended_attempts(&news) <= attempts) {
 		uint64_t now = now_mono_usec();
 
 		if (news.stopping)
@@ -311,7 +318,8 @@ int control_handle_wait(struct rpc_call *call, void *arg, struct error **err)
 	if (control_watch(daemon, id, &watch)) {
 		uint64_t timeout_ms = request->has_timeout_ms ? request->timeout_ms : UINT64_MAX;
 
-		r = wait_for_end(call, &watch, id, MIN(timeout_ms, WAIT_MS), err);
+		unsigned attempts = request->has_attempts ? request->attempts : UINT_MAX;
+		r = wait_for_end(call, &watch, id, MIN(timeout_ms, WAIT_MS), attempts, err);
 		control_unwatch(daemon, &watch);
 	}
 	return r < 0 ? -1 : control_send_job(call, daemon, id, err);

@@ -74,7 +74,7 @@ static const Job__V1__Retry retry_initial = JOB__V1__RETRY__INIT;
 static const struct yaml_key retry_keys[] = {
 	{"max_attempts", YT_UINT, AT(Retry, max_attempts), HAS(Retry, has_max_attempts),
 		.required = true, .min = 1, .max = LIMIT_ATTEMPTS},
-	{"on", YT_STRINGS, AT(Retry, on), COUNT(Retry, n_on), .min = 1, .max = OUTCOMES,
+	{"on", YT_STRINGS, AT(Retry, on), COUNT(Retry, n_on), .min = 1, .max = RETRY_CLASS_COUNT,
 		.check = retry_class_problem, .hint = "such as [infra, agent_lost]"},
 	{"backoff", YT_DURATION, AT(Retry, backoff_ms), HAS(Retry, has_backoff_ms),
 		.max = LIMIT_BACKOFF_MS},
@@ -273,12 +273,12 @@ static int verify_numbers(
 
 static int verify_retry(const Job__V1__Retry *retry, struct error **err)
 {
-	const char *names[OUTCOMES];
+	const char *names[RETRY_CLASS_COUNT];
 
 	if (!retry->has_max_attempts)
 		return error_set(err, ERR_INVALID, "retry: the key \"max_attempts\" is missing");
 	if (verify_numbers(&retry_table, retry, "retry.", err) < 0 ||
-		check_count(err, retry->n_on, OUTCOMES, "retry.on") < 0)
+		check_count(err, retry->n_on, RETRY_CLASS_COUNT, "retry.on") < 0)
 		return -1;
 	for (size_t i = 0; i < retry->n_on; i++) {
 		names[i] = retry->on[i];

@@ -5,6 +5,7 @@
 
 static const enum job_outcome classes[] = {OUTCOME_INFRA, OUTCOME_BOOT_FAILED, OUTCOME_AGENT_LOST,
 	OUTCOME_GUEST_PANIC, OUTCOME_OOM_HOST, OUTCOME_OOM_GUEST, OUTCOME_TIMEOUT, OUTCOME_FAILED};
+_Static_assert(ARRAY_SIZE(classes) == RETRY_CLASS_COUNT, "each is counted");
 /* So many of them, from the first, are the host's doing: the default. */
 #define DEFAULT_CLASSES 3
 

@@ -11,6 +11,7 @@
 #define RETRY_MAX_STARTS 5
 
 /* The classes that a job may name under retry.on, for error texts. */
+#define RETRY_CLASS_COUNT 8
 #define RETRY_CLASSES                                                                              \
 	"infra, boot_failed, agent_lost, guest_panic, oom_host, oom_guest, timeout, failed"
 

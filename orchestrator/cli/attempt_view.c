@@ -67,9 +67,9 @@ static char *in_so_long(uint64_t ms)
 	return str_printf("in %s", text);
 }
 
-char *attempt_note(const Control__V1__JobInfo *ended, uint64_t now_usec)
+char *attempt_note(
+	const Control__V1__JobInfo *ended, const Job__V1__Retry *retry, uint64_t now_usec)
 {
-	const Job__V1__Retry *retry = ended->spec->retry;
 	uint64_t ms = ended->not_before > now_usec ? (ended->not_before - now_usec) / 1000 : 0;
 	_cleanup_free_ char *when = in_so_long(ms), *of = NULL;
 

@@ -19,5 +19,6 @@ extern const struct output_type attempt_columns;
 json_t *attempt_views(const Control__V1__JobInfo *info);
 
 /* One line about an attempt that another follows: which it was, how it ended, when the next one
- * starts. Owned by the caller. */
-char *attempt_note(const Control__V1__JobInfo *ended, uint64_t now_usec);
+ * starts. retry: the job's, or NULL. Owned by the caller. */
+char *attempt_note(
+	const Control__V1__JobInfo *ended, const Job__V1__Retry *retry, uint64_t now_usec);

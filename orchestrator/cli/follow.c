@@ -121,7 +121,7 @@ static void fresh_line(const struct follow *f)
 /* One attempt is over, and the next one's output begins at its beginning. */
 static void begin_next(struct follow *f, const Control__V1__JobInfo *ended)
 {
-	_cleanup_free_ char *note = attempt_note(ended, now_real_usec());
+	_cleanup_free_ char *note = attempt_note(ended, ended->spec->retry, now_real_usec());
 
 	progress_clear(&f->progress);
 	fresh_line(f);

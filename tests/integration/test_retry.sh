@@ -30,11 +30,17 @@ kill_vm_of() {
 id=$(orc submit job.yaml)
 orc logs -f "$id" >followed.out 2>followed.err &
 follower=$!
+orc wait "$id" >waited.out 2>waited.err &
+waiter=$!
 for n in 1 2 3; do
 	wait_until 120 attempt_runs "$id" "$n"
 	kill_vm_of "$id"
 done
-expect_exit 125 orc wait --timeout 60s "$id"
+code=0
+wait "$waiter" || code=$?
+expect_equal "the waiter's exit" 125 "$code"
+expect_match 'attempt 1 of 3 ended: infra: .*; the next starts (in 1 s|now)' waited.err
+expect_match 'attempt 2 of 3 ended: infra: ' waited.err
 expect_equal outcome infra "$(field "$id" .outcome)"
 expect_equal attempt 3 "$(field "$id" .attempt)"
 expect_equal "earlier attempts" "1 infra, 2 infra" \
