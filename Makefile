@@ -22,6 +22,7 @@ COMMON := \
 	common/file_tree_write.c \
 	common/files.c \
 	common/log.c \
+	common/log_file.c \
 	common/remove_tree.c \
 	common/rpc.c \
 	common/rpc_call.c \
@@ -57,6 +58,7 @@ ORCHESTRATOR := \
 	orchestrator/control_logs.c \
 	orchestrator/control_retry.c \
 	orchestrator/control_submit.c \
+	orchestrator/control_submit_many.c \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
@@ -126,6 +128,7 @@ CLI := \
 	orchestrator/cli/help.c \
 	orchestrator/cli/image.c \
 	orchestrator/cli/interrupt.c \
+	orchestrator/cli/job_source.c \
 	orchestrator/cli/job_view.c \
 	orchestrator/cli/launch.c \
 	orchestrator/cli/list.c \
@@ -134,6 +137,7 @@ CLI := \
 	orchestrator/cli/options.c \
 	orchestrator/cli/output.c \
 	orchestrator/cli/progress.c \
+	orchestrator/cli/reconnect.c \
 	orchestrator/cli/report.c \
 	orchestrator/cli/result.c \
 	orchestrator/cli/retry.c \
@@ -144,6 +148,7 @@ CLI := \
 	orchestrator/cli/status.c \
 	orchestrator/cli/stop.c \
 	orchestrator/cli/submit.c \
+	orchestrator/cli/submit_many.c \
 	orchestrator/cli/upload.c \
 	orchestrator/cli/validate.c \
 	orchestrator/cli/version.c \
@@ -207,6 +212,7 @@ UNIT_TESTS := \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
+	tests/unit/test_log_file.c \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
 	tests/unit/test_remove_tree.c \
@@ -237,8 +243,16 @@ UNIT_TESTS := \
 
 FUZZERS := \
 	tests/fuzz/fuzz_config.c \
+	tests/fuzz/fuzz_console.c \
+	tests/fuzz/fuzz_control.c \
 	tests/fuzz/fuzz_file_tree.c \
 	tests/fuzz/fuzz_jobspec.c \
+	tests/fuzz/fuzz_kernel.c \
+	tests/fuzz/fuzz_manifest.c \
+	tests/fuzz/fuzz_recipe.c \
+	tests/fuzz/fuzz_results.c \
+	tests/fuzz/fuzz_state_files.c \
+	tests/fuzz/fuzz_text.c \
 	tests/fuzz/fuzz_vhost_user.c \
 	tests/fuzz/fuzz_vring.c \
 	tests/fuzz/fuzz_vsock_packet.c
@@ -429,8 +443,9 @@ $(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lcmocka -lpq $(HOST_LIBS)
 
-# Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each. What they find and what
-# they learn stays in build/fuzz; V=1 shows libFuzzer's own words.
+# Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each, from the few inputs in
+# tests/fuzz/seeds on. What they find and what they learn stays in build/fuzz; V=1 shows libFuzzer's
+# own words.
 FUZZ_SECONDS ?= 30
 FUZZ_CFLAGS  := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer
@@ -457,6 +472,7 @@ fuzz: $(FUZZ_BIN)
 		mkdir -p $$f.corpus; \
 		echo "$${f##*/}: $(FUZZ_SECONDS) s"; \
 		$$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$$f- $$f.corpus \
+			$$(ls -d tests/fuzz/seeds/$${f##*/fuzz_} 2>/dev/null) \
 			$(if $(V),,>$$f.log 2>&1) || { tail -n 60 $$f.log; exit 1; }; \
 	done
 

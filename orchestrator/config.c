@@ -257,7 +257,7 @@ void config_warn_of_variables(void)
 	for (char **e = environ; *e; e++) {
 		_cleanup_free_ char *problem = config_variable_problem(*e);
 		if (problem)
-			log_warn(NULL, "%s", problem);
+			log_warn("orchestrator", "%s", problem);
 	}
 }
 

@@ -14,10 +14,11 @@
 #include "orchestrator/attempt_files.h"
 #include "orchestrator/results.h"
 
-#define CHUNK (64 * KIB)
-#define LOOK_MS                                                                                    \
-	200 /* for a caller that went away, and for the console, of which nothing is told          \
-	     */
+#define CHUNK	(64 * KIB)
+#define GONE_MS 1000 /* between two looks at whether the caller went away */
+/* Between two looks at the console: it is written by the thread that watches all VMs, which knows
+ * no jobs. A look is a pread(), and few people look at consoles. */
+#define CONSOLE_MS 200
 
 struct stream {
 	Control__V1__LogsReply__Stream which;
@@ -173,10 +174,11 @@ static int catch_up(struct follower *f, const struct watch_news *news, struct er
 static int follow(struct follower *f, struct error **err)
 {
 	struct watch_news news = {0};
+	bool console = f->streams[0].which == CONTROL__V1__LOGS_REPLY__STREAM__CONSOLE;
 	enum job_state told = 0;
 
 	for (;;) {
-		watch_wait(f->watch, LOOK_MS, &news);
+		watch_wait(f->watch, console ? CONSOLE_MS : GONE_MS, &news);
 		if (rpc_call_cancelled(f->call))
 			return error_set(err, ERR_CANCELLED, "the caller went away");
 		if (news.state != told && send_state(f, news.state, err) < 0)
@@ -265,7 +267,7 @@ static void choose_streams(struct follower *f, const Control__V1__LogsRequest *r
 		CONTROL__V1__LOGS_REPLY__STREAM__STDERR, "stderr", request->stderr_offset, -1};
 }
 
-int control_handle_logs(struct rpc_call *call, void *arg, struct error **err)
+static int handle_logs(struct rpc_call *call, void *arg, struct error **err)
 {
 	_cleanup_message_ Control__V1__LogsRequest *request = NULL;
 	struct follower f = {.call = call, .daemon = arg};
@@ -286,6 +288,15 @@ int control_handle_logs(struct rpc_call *call, void *arg, struct error **err)
 	choose_streams(&f, request);
 	int r = run(&f, request->follow, err);
 	close_streams(&f);
+	return r;
+}
+
+int control_handle_logs(struct rpc_call *call, void *arg, struct error **err)
+{
+	if (control_sit(SEATS_WATCHING, err) < 0)
+		return -1;
+	int r = handle_logs(call, arg, err);
+	control_rise(SEATS_WATCHING);
 	return r;
 }
 
@@ -342,7 +353,7 @@ static int send_files(
 	return 0;
 }
 
-int control_handle_result(struct rpc_call *call, void *arg, struct error **err)
+static int handle_result(struct rpc_call *call, void *arg, struct error **err)
 {
 	struct daemon *daemon = arg;
 	_cleanup_message_ Control__V1__JobRequest *request = NULL;
@@ -367,4 +378,13 @@ int control_handle_result(struct rpc_call *call, void *arg, struct error **err)
 	/* An attempt whose files have gone to its own directory finds them there. */
 	bool of_job = job->attempt == record->attempt && str_eq(own, dir);
 	return send_files(call, dir_fd, record->attempt, of_job, err);
+}
+
+int control_handle_result(struct rpc_call *call, void *arg, struct error **err)
+{
+	if (control_sit(SEATS_MOVING, err) < 0)
+		return -1;
+	int r = handle_result(call, arg, err);
+	control_rise(SEATS_MOVING);
+	return r;
 }

@@ -75,7 +75,8 @@ static int submit_again(struct rpc_call *call, struct daemon *daemon, const stru
 	struct queue_demand demand = jobs_demand(record->spec);
 	_cleanup_error_ struct error *sweep = NULL;
 
-	if (control_check_room(daemon, record->spec, err) < 0 ||
+	if (submit_check_job(daemon, record->spec, NULL, err) < 0 ||
+		submit_check_disk(daemon->config, err) < 0 ||
 		scheduler_check(&daemon->capacity, &demand, err) < 0)
 		return -1;
 	if (!record->spec->n_inputs)

@@ -33,7 +33,7 @@ struct upload {
 	char *missing;		/* the first one that the caller could not read, and why */
 };
 
-static int check_free_disk(const struct config *config, struct error **err)
+int submit_check_disk(const struct config *config, struct error **err)
 {
 	struct statvfs fs;
 
@@ -49,11 +49,17 @@ static int check_free_disk(const struct config *config, struct error **err)
 		config->state_dir, has, needs);
 }
 
-int control_check_room(struct daemon *daemon, const Job__V1__Spec *spec, struct error **err)
+int submit_check_job(
+	struct daemon *daemon, const Job__V1__Spec *spec, const char *key, struct error **err)
 {
-	if (image_known(daemon->config, spec->image, err) < 0)
+	if (key && (!key[0] || strlen(key) > LIMIT_KEY || !utf8_valid(key, strlen(key))))
+		return error_set(
+			err, ERR_INVALID, "a key has 1 to %d bytes of UTF-8 text", LIMIT_KEY);
+	if (jobspec_verify(spec, err) < 0)
 		return -1;
-	return check_free_disk(daemon->config, err);
+	if (spec->n_inputs > LIMIT_FILES)
+		return error_set(err, ERR_LIMIT, "more than %d inputs", LIMIT_FILES);
+	return image_known(daemon->config, spec->image, err);
 }
 
 /* Everything about a job that can be refused before its files come. */
@@ -64,15 +70,9 @@ static int check_request(
 		return error_set(err, ERR_INVALID, "the first message of a submit has the spec");
 	if (request->record)
 		return error_set(err, ERR_INVALID, "files come after the spec");
-	if (request->key && (!request->key[0] || strlen(request->key) > LIMIT_KEY ||
-				    !utf8_valid(request->key, strlen(request->key))))
-		return error_set(
-			err, ERR_INVALID, "a key has 1 to %d bytes of UTF-8 text", LIMIT_KEY);
-	if (jobspec_verify(request->spec, err) < 0)
+	if (submit_check_job(daemon, request->spec, request->key, err) < 0)
 		return -1;
-	if (request->spec->n_inputs > LIMIT_FILES)
-		return error_set(err, ERR_LIMIT, "more than %d inputs", LIMIT_FILES);
-	return control_check_room(daemon, request->spec, err);
+	return submit_check_disk(daemon->config, err);
 }
 
 /* What makes a second request with the same key the same one: the spec as the submitter sent it,
@@ -86,9 +86,9 @@ static void digest_request(const Job__V1__Spec *spec, uint8_t ret[crypto_hash_sh
 	crypto_hash_sha256(ret, packed, size);
 }
 
-static void make_record(struct upload *up, const Control__V1__SubmitRequest *request)
+struct job_record *submit_make_record(
+	const struct config *config, uid_t caller, const Job__V1__Spec *spec, const char *key)
 {
-	const struct config *config = up->daemon->config;
 	struct job_defaults defaults = {
 		.timeout_ms = config->default_timeout_ms,
 		.memory_bytes = config->default_memory,
@@ -97,15 +97,21 @@ static void make_record(struct upload *up, const Control__V1__SubmitRequest *req
 	struct job_record *record = job_record_new();
 
 	job_id_make(now_real_usec(), record->id);
-	record->key = xstrdup(request->key);
-	if (request->key)
-		digest_request(request->spec, record->request_sha256);
+	record->key = xstrdup(key);
+	if (key)
+		digest_request(spec, record->request_sha256);
 	record->state = JOB_QUEUED;
-	record->spec = jobspec_copy(request->spec);
+	record->spec = jobspec_copy(spec);
 	record_fill_defaults(record->spec, &defaults);
-	record->share = record_share_of(record->spec, control_caller(up->call));
-	up->record = record;
-	up->dir = config_job_dir(config, record->id);
+	record->share = record_share_of(record->spec, caller);
+	return record;
+}
+
+static void make_record(struct upload *up, const Control__V1__SubmitRequest *request)
+{
+	up->record = submit_make_record(
+		up->daemon->config, control_caller(up->call), request->spec, request->key);
+	up->dir = config_job_dir(up->daemon->config, up->record->id);
 }
 
 /* --- files ----------------------------------------------------------------------------------- */
@@ -257,8 +263,11 @@ static int take_files(struct upload *up, struct error **err)
 		return -1;
 	up->record->inputs = input_list_new();
 	up->writer = tree_writer_new(up->inputs_fd, &options);
+	if (control_sit(SEATS_MOVING, err) < 0)
+		return -1;
 	while ((r = take_message(up, err)) > 0)
 		;
+	control_rise(SEATS_MOVING);
 	if (r < 0 || tree_writer_finish(up->writer, NULL, err) < 0)
 		return -1;
 	for (size_t i = 0; i < spec->n_inputs; i++) {
@@ -273,8 +282,7 @@ static int take_files(struct upload *up, struct error **err)
 
 struct promise {
 	struct daemon *daemon;
-	struct job_record *record;
-	char other[JOB_ID_SIZE];
+	struct jobs_newcomer job;
 	struct error *error;
 	struct latch done;
 };
@@ -283,7 +291,7 @@ static void promised(void *arg, struct error *error)
 {
 	struct promise *promise = arg;
 
-	promise->error = error;
+	promise->error = error ? error : promise->job.error;
 	latch_open(&promise->done);
 }
 
@@ -291,13 +299,13 @@ static void loop_submit(void *arg)
 {
 	struct promise *promise = arg;
 
-	jobs_submit(promise->daemon->jobs, promise->record, promise->other, promised, promise);
+	jobs_submit(promise->daemon->jobs, &promise->job, 1, promised, promise);
 }
 
 int control_promise(struct daemon *daemon, struct job_record *record, char ret_id[JOB_ID_SIZE],
 	struct error **err)
 {
-	struct promise promise = {.daemon = daemon, .record = record};
+	struct promise promise = {.daemon = daemon, .job.record = record};
 
 	record->result.times[STAGE_SUBMITTED] = now_real_usec();
 	memcpy(ret_id, record->id, JOB_ID_SIZE);
@@ -307,47 +315,22 @@ int control_promise(struct daemon *daemon, struct job_record *record, char ret_i
 	FAILPOINT("submit.committed");
 	if (!promise.error)
 		return 0;
-	if (promise.error->code == ERR_EXISTS && promise.other[0]) {
-		memcpy(ret_id, promise.other, JOB_ID_SIZE);
+	if (promise.error->code == ERR_EXISTS && promise.job.other[0]) {
+		memcpy(ret_id, promise.job.other, JOB_ID_SIZE);
 		error_free(promise.error);
 		return 1;
 	}
 	return error_move(err, promise.error);
 }
 
-/* The job that has the key is the one that is asked for, or else there was a mistake. */
-static int check_same(struct daemon *daemon, const char *id, const char *key,
-	const uint8_t sha256[crypto_hash_sha256_BYTES], struct error **err)
-{
-	static const uint8_t unknown[crypto_hash_sha256_BYTES];
-	_cleanup_job_record_ struct job_record *record = NULL;
-	uint32_t position;
-
-	if (control_get(daemon, id, &record, &position, err) < 0)
-		return -1;
-	/* One of a store of before version 3 does not say. */
-	if (memcmp(record->request_sha256, unknown, sizeof(unknown)) == 0 ||
-		memcmp(record->request_sha256, sha256, sizeof(unknown)) == 0)
-		return 0;
-	_cleanup_free_ char *shown = str_escape(key, strlen(key), false);
-	return error_set(err, ERR_EXISTS,
-		"the key '%s' is job %s's, which was submitted with another spec; another job "
-		"needs "
-		"another key",
-		shown, id);
-}
-
 /* Commit. ret_id becomes the job's id, or the id of the job that has the key. */
 static int commit(struct upload *up, char ret_id[JOB_ID_SIZE], struct error **err)
 {
-	_cleanup_free_ char *key = xstrdup(up->record->key);
-	uint8_t sha256[crypto_hash_sha256_BYTES];
-
-	memcpy(sha256, up->record->request_sha256, sizeof(sha256));
 	int r = control_promise(up->daemon, steal_ptr(up->record), ret_id, err);
+
 	if (r == 0)
 		up->dir_made = false; /* not ours to remove any more */
-	return r > 0 ? check_same(up->daemon, ret_id, key, sha256, err) : r;
+	return r < 0 ? -1 : 0;
 }
 
 struct key_lookup {
@@ -368,8 +351,10 @@ static int find_by_key(struct upload *up, const Control__V1__SubmitRequest *requ
 {
 	const char *key = request->key;
 	struct key_lookup lookup = {key, ret_id};
-	uint8_t sha256[crypto_hash_sha256_BYTES];
+	_cleanup_job_record_ struct job_record *other = NULL;
 	_cleanup_error_ struct error *why = NULL;
+	uint8_t sha256[crypto_hash_sha256_BYTES];
+	uint32_t position;
 	int r;
 
 	if (!key)
@@ -377,7 +362,8 @@ static int find_by_key(struct upload *up, const Control__V1__SubmitRequest *requ
 	if (store_queue_call(up->daemon->queue, store_by_key, &lookup, &why) < 0)
 		return why->code == ERR_NOT_FOUND ? 0 : error_move(err, steal_ptr(why));
 	digest_request(request->spec, sha256);
-	if (check_same(up->daemon, ret_id, key, sha256, err) < 0)
+	if (control_get(up->daemon, ret_id, &other, &position, err) < 0 ||
+		record_check_same(other, key, sha256, err) < 0)
 		return -1;
 	do {
 		_cleanup_message_ ProtobufCMessage *ignored = NULL;

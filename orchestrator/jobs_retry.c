@@ -91,6 +91,7 @@ void job_go_back(struct job *job)
 	memset(&job->vm, 0, sizeof(job->vm));
 	job->output.stdout_size = job->output.stderr_size = 0;
 	job_enqueue(job);
+	jobs_schedule(job->jobs);
 }
 
 void job_cancel_between(struct job *job, const char *why, jobs_done done, void *arg)

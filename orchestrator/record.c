@@ -131,6 +131,22 @@ void record_fill_defaults(Job__V1__Spec *spec, const struct job_defaults *defaul
 	FILL(spec->limits, artifact_bytes, DEFAULT_ARTIFACTS);
 }
 
+int record_check_same(const struct job_record *other, const char *key, const uint8_t sha256[32],
+	struct error **err)
+{
+	static const uint8_t unknown[sizeof(other->request_sha256)];
+
+	/* One of a store of before version 3 does not say. */
+	if (memcmp(other->request_sha256, unknown, sizeof(unknown)) == 0 ||
+		memcmp(other->request_sha256, sha256, sizeof(unknown)) == 0)
+		return 0;
+	_cleanup_free_ char *shown = str_escape(key, strlen(key), false);
+	return error_set(err, ERR_EXISTS,
+		"the key '%s' is job %s's, which was submitted with another spec; another job "
+		"needs another key",
+		shown, other->id);
+}
+
 char *record_share_of(const Job__V1__Spec *spec, uid_t submitter)
 {
 	for (size_t i = 0; i < spec->n_labels; i++) {

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "common/error.h"
 #include "control.pb-c.h"
 #include "orchestrator/input_list.h"
 #include "orchestrator/job.h"
@@ -62,6 +63,11 @@ struct job_defaults {
 	uint32_t cpus;
 };
 void record_fill_defaults(Job__V1__Spec *spec, const struct job_defaults *defaults);
+
+/* Is the job that has the key the one that is asked for with it, by the digest of the spec as it
+ * came? ERR_EXISTS, naming the job, if not. */
+int record_check_same(const struct job_record *other, const char *key, const uint8_t sha256[32],
+	struct error **err);
 
 /* "queue:NAME" by the spec's label `queue`, else "uid:N"; owned by the caller. */
 char *record_share_of(const Job__V1__Spec *spec, uid_t submitter);

@@ -43,7 +43,8 @@ struct store_ops {
 	/* False once a failure (a full disk) has ended the transaction with all that was in it. */
 	bool (*in_transaction)(struct store *store);
 
-	/* A new job, queued. If its key is another job's, ERR_EXISTS and that job's id. */
+	/* A new job, queued. If its key is another job's, ERR_EXISTS, and that job's id if it is
+	 * the same that is asked for (record_check_same()), else "". */
 	int (*submit)(struct store *store, const struct job_record *record,
 		char ret_other[JOB_ID_SIZE], struct error **err);
 	/* queued -> starting: the caller holds the job from now on, as epoch + 1. record is as it

@@ -244,6 +244,21 @@ static int saved(struct store_sqlite *s, int r)
 	return r;
 }
 
+static int get(struct store *store, const char *id, struct job_record **ret, struct error **err);
+
+/* The key is another job's: the same one, sent twice, or a mistake. */
+static int refuse_key(struct store *store, const struct job_record *record,
+	char ret_other[JOB_ID_SIZE], struct error **err)
+{
+	_cleanup_job_record_ struct job_record *other = NULL;
+
+	if (get(store, ret_other, &other, err) == 0 &&
+		record_check_same(other, record->key, record->request_sha256, err) == 0)
+		return error_set(err, ERR_EXISTS, "the key %s is job %s's", record->key, other->id);
+	ret_other[0] = '\0';
+	return -1;
+}
+
 static int submit(struct store *store, const struct job_record *record, char ret_other[JOB_ID_SIZE],
 	struct error **err)
 {
@@ -255,8 +270,7 @@ static int submit(struct store *store, const struct job_record *record, char ret
 		if (found < 0)
 			return -1;
 		if (found)
-			return error_set(
-				err, ERR_EXISTS, "the key %s is job %s's", record->key, ret_other);
+			return refuse_key(store, record, ret_other, err);
 	}
 	sqlite3_stmt *st = statement(s, SUBMIT, err);
 	if (!st)

@@ -6,6 +6,7 @@
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/job_view.h"
 #include "orchestrator/cli/output.h"
+#include "orchestrator/cli/reconnect.h"
 #include "orchestrator/control_api.h"
 #include "orchestrator/job.h"
 
@@ -66,8 +67,13 @@ static int wait_slice(const struct waiting *w, const char *id, uint64_t ms, size
 	if (connect_call(*w->peer, &control_wait, &request, (int)(ms + 10000), &info, &why) < 0)
 		return why->code == ERR_TIMEOUT ? 0 : error_move(err, steal_ptr(why));
 	note_attempts(w, seen, info);
-	if (info->state != CONTROL__V1__STATE__FINISHED)
+	if (info->state != CONTROL__V1__STATE__FINISHED) {
+		/* Also those of which there is no record, from before there were any. */
+		size_t ended = info->attempt -
+			       (info->attempt && info->state != CONTROL__V1__STATE__QUEUED);
+		*seen = MAX(*seen, ended);
 		return 0;
+	}
 	*ret_info = steal_ptr(info);
 	return 1;
 }
@@ -75,7 +81,8 @@ static int wait_slice(const struct waiting *w, const char *id, uint64_t ms, size
 static int wait_job(const struct waiting *w, const char *id, Control__V1__JobInfo **ret_info,
 	struct error **err)
 {
-	bool again = false;
+	struct reconnect reconnect = {0};
+	_cleanup_free_ char *what = str_printf("job %s was waited for", id);
 	size_t seen = 0;
 
 	for (;;) {
@@ -90,18 +97,13 @@ static int wait_job(const struct waiting *w, const char *id, Control__V1__JobInf
 			return error_set(
 				err, ERR_TIMEOUT, "job %s has not ended in time; it goes on", id);
 		if (r == 0) {
-			again = false;
+			reconnect_good(&reconnect);
 			continue;
 		}
-		if (why->code != ERR_UNAVAILABLE || again)
+		if (why->code != ERR_UNAVAILABLE)
 			return error_move(err, steal_ptr(why));
-		again = true; /* the daemon went away: look for it once more */
-		connect_close(steal_ptr(*w->peer));
-		if (connect_daemon(w->cli, CONNECT_AGAIN, w->peer, NULL, err) < 0)
+		if (reconnect_daemon(w->cli, &reconnect, what, w->peer, err) < 0)
 			return -1;
-		if (!*w->peer)
-			return error_set(err, ERR_UNAVAILABLE,
-				"the daemon was stopped before job %s ended", id);
 	}
 }
 

