@@ -4,6 +4,7 @@
 #   make test     unit tests (ASan, UBSan) and integration tests with real VMs
 #   make test-kernel-vsock
 #                 the kernel's vhost-vsock and libvirtd, in an outer VM where they are not here
+#   make tsan     the unit tests that have threads, under TSan
 #   make test-faults  kill the daemon at each of its steps, and look at what the next one makes of it
 #   make help     all targets
 
@@ -246,9 +247,10 @@ say = @printf '  %-5s %s\n' $(1) $(2)
 
 # --- flags ---------------------------------------------------------------------------------------
 
-# SAN=1 builds everything with ASan and UBSan, FAILPOINTS=1 with places to be killed at
-# (common/failpoint.h), each in its own directory.
+# SAN=1 builds everything with ASan and UBSan, SAN=thread with TSan, FAILPOINTS=1 with places to be
+# killed at (common/failpoint.h), each in its own directory.
 SAN ?=
+comma := ,
 FAILPOINTS ?=
 ifeq ($(SAN),)
 B        := $(O)$(if $(FAILPOINTS),/failpoints)
@@ -260,12 +262,15 @@ HARDEN   := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fstack-clash-protectio
 LDHARDEN := -Wl,-z,relro,-z,now -pie
 PIE      := -fPIE
 else
-OBJ      := $(O)/san/obj
-BIN      := $(O)/san/bin
-LIBEXEC  := $(O)/san/libexec/orchestrator
-OPT      := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+B        := $(O)/$(if $(filter thread,$(SAN)),tsan,san)
+OBJ      := $(B)/obj
+BIN      := $(B)/bin
+LIBEXEC  := $(B)/libexec/orchestrator
+# The vsock device fences against its guest, which no thread of ours is: TSan need not know.
+SANITIZE := $(if $(filter thread,$(SAN)),-fsanitize=thread -Wno-tsan,-fsanitize=address$(comma)undefined)
+OPT      := -O1 -g $(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 HARDEN   :=
-LDHARDEN := -fsanitize=address,undefined
+LDHARDEN := $(SANITIZE)
 PIE      :=
 endif
 GEN      := $(O)/gen
@@ -369,6 +374,19 @@ unit:
 	@tests/run-unit $(O)/san/bin/unit
 .PHONY: unit-programs
 unit-programs: $(UNIT_BIN)
+
+# The units that have threads, under TSan. gRPC itself is not instrumented (tests/tsan.supp); TSan wants
+# an address space that is not random.
+TSAN_TESTS := test_control test_control_logs test_guest test_jobs test_serve test_store_queue test_vm_watch
+.PHONY: tsan
+tsan:
+	@$(MAKE) --no-print-directory SAN=thread $(TSAN_TESTS:%=$(O)/tsan/bin/unit/%)
+	@for t in $(TSAN_TESTS); do \
+		echo "$$t"; \
+		TSAN_OPTIONS="ignore_noninstrumented_modules=1 suppressions=tests/tsan.supp" \
+		timeout 600 setarch -R $(O)/tsan/bin/unit/$$t >$(O)/tsan/$$t.log 2>&1 || \
+			{ cat $(O)/tsan/$$t.log; exit 1; }; \
+	done
 
 # Programs that bring the vsock device, a QEMU and a guest together: a test and a benchmark.
 VSOCK_PROGRAMS := $(BIN)/tests/vsock_device $(BIN)/tests/vsock_bench
@@ -546,6 +564,6 @@ install: programs
 		install -m644 config/orchestrator.yaml $(DESTDIR)/etc/orchestrator/
 
 clean:
-	rm -rf $(O)/obj $(O)/san $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec
+	rm -rf $(O)/obj $(O)/san $(O)/tsan $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec
 
 -include $(shell find $(OBJ) -type f -name '*.d' 2>/dev/null)
