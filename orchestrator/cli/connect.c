@@ -88,8 +88,7 @@ static int take_start_lock(const struct config *config, uint64_t deadline, struc
 	return steal_fd(fd);
 }
 
-/* Does a living daemon hold the state directory: one that is about to listen, or about to leave? */
-static bool is_locked(const struct config *config)
+bool connect_is_locked(const struct config *config)
 {
 	_cleanup_free_ char *path = str_printf("%s/lock", config->state_dir);
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -119,7 +118,7 @@ static int start_and_dial(const struct cli *cli, struct error **err)
 			return fd < 0 ? error_wrap(err, "the daemon was ready, but") : fd;
 		}
 		/* Asked only now: the question takes the lock for a moment when it is free. */
-		while (is_locked(cli->config) && now_mono_usec() < deadline) {
+		while (connect_is_locked(cli->config) && now_mono_usec() < deadline) {
 			sleep_ms(50); /* flock has no deadline of its own */
 			fd = dial(cli->config, NULL);
 			if (fd >= 0)

@@ -26,6 +26,9 @@ int connect_daemon(const struct cli *cli, enum connect_mode mode, struct rpc_pee
 	Control__V1__InfoReply **ret_info, struct error **err);
 void connect_close(struct rpc_peer *peer); /* NULL is allowed */
 
+/* Does a living daemon hold the state directory? It may be about to listen, or about to leave. */
+bool connect_is_locked(const struct config *config);
+
 static inline void connect_closep(struct rpc_peer **peer)
 {
 	connect_close(*peer);
