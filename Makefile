@@ -7,7 +7,16 @@
 #   make tsan     the unit tests that have threads, under TSan
 #   make test-faults [FAULT_RUNS=10] [FAULT='disk_full ...']
 #                 each fault (tests/faults) so many times, and the daemon killed at each of its steps
-#   make help     all targets
+#   make unit, make integration [FILTER=NAME]
+#                 the halves of it, of what is installed already
+#   make lint, make format
+#   make fuzz [FUZZ_SECONDS=30]
+#                 libFuzzer on all that parses bytes of others
+#   make image [IMAGES='debian minimal']
+#   make kernel   the guest kernel of our own, which boots faster; then make image
+#   make install [PREFIX=/usr/local] [DESTDIR=]
+#   make deps     all packages that any of these needs
+#   make help     this list
 
 O       := build
 CC      ?= gcc
