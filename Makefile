@@ -40,6 +40,7 @@ COMMON := \
 	common/rpc_client.c \
 	common/rpc_conn.c \
 	common/rpc_message.c \
+	common/rpc_poll.c \
 	common/rpc_server.c \
 	common/sock.c \
 	common/text.c \
@@ -233,6 +234,7 @@ UNIT_TESTS := \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
 	tests/unit/test_rpc_loss.c \
+	tests/unit/test_rpc_poll.c \
 	tests/unit/test_run_exit.c \
 	tests/unit/test_scheduler.c \
 	tests/unit/test_serve.c \
