@@ -444,6 +444,15 @@ $(BIN)/tests/rpc_bench: $(call obj,tests/bench/rpc_bench.c) $(OBJ)/libcommon.a
 .PHONY: rpc-bench
 rpc-bench: $(BIN)/tests/rpc_bench
 
+# A VM that is up and answers, for tests/bench/bench-warm.
+$(BIN)/warm_bench: $(call obj,tests/bench/warm_bench.c) $(OBJ)/liborchestrator.a \
+		$(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
+.PHONY: warm-bench
+warm-bench: $(BIN)/warm_bench
+
 # What the kernel lane asks beside the product. The first runs in guests too, so it is static.
 KERNEL_VSOCK_PROGRAMS := $(BIN)/tests/vsock_probe $(BIN)/tests/stranger
 $(BIN)/tests/vsock_probe: $(call obj,tests/kernel-vsock/vsock_probe.c)
