@@ -40,6 +40,7 @@ COMMON := \
 	common/rpc_client.c \
 	common/rpc_conn.c \
 	common/rpc_message.c \
+	common/rpc_poll.c \
 	common/rpc_server.c \
 	common/sock.c \
 	common/text.c \
@@ -234,6 +235,7 @@ UNIT_TESTS := \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
 	tests/unit/test_rpc_loss.c \
+	tests/unit/test_rpc_poll.c \
 	tests/unit/test_run_exit.c \
 	tests/unit/test_scheduler.c \
 	tests/unit/test_serve.c \
@@ -442,6 +444,15 @@ $(BIN)/tests/rpc_bench: $(call obj,tests/bench/rpc_bench.c) $(OBJ)/libcommon.a
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lsodium $(RPC_LIBS)
 .PHONY: rpc-bench
 rpc-bench: $(BIN)/tests/rpc_bench
+
+# A VM that is up and answers, for tests/bench/bench-warm.
+$(BIN)/warm_bench: $(call obj,tests/bench/warm_bench.c) $(OBJ)/liborchestrator.a \
+		$(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
+.PHONY: warm-bench
+warm-bench: $(BIN)/warm_bench
 
 # What the kernel lane asks beside the product. The first runs in guests too, so it is static.
 KERNEL_VSOCK_PROGRAMS := $(BIN)/tests/vsock_probe $(BIN)/tests/stranger
