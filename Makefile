@@ -50,6 +50,7 @@ COMMON := \
 ORCHESTRATOR := \
 	orchestrator/accel.c \
 	orchestrator/attempt.c \
+	orchestrator/attempt_files.c \
 	orchestrator/attempt_vm.c \
 	orchestrator/ballast.c \
 	orchestrator/bench_measure.c \
@@ -63,9 +64,11 @@ ORCHESTRATOR := \
 	orchestrator/config.c \
 	orchestrator/control.c \
 	orchestrator/control_api.c \
+	orchestrator/control_attempts.c \
 	orchestrator/control_host.c \
 	orchestrator/control_jobs.c \
 	orchestrator/control_logs.c \
+	orchestrator/control_retry.c \
 	orchestrator/control_submit.c \
 	orchestrator/control_submit_many.c \
 	orchestrator/cpio.c \
@@ -86,10 +89,13 @@ ORCHESTRATOR := \
 	orchestrator/image_root.c \
 	orchestrator/image_tools.c \
 	orchestrator/job.c \
+	orchestrator/input_list.c \
 	orchestrator/jobs.c \
+	orchestrator/jobs_retry.c \
 	orchestrator/jobs_run.c \
 	orchestrator/jobspec.c \
 	orchestrator/jobspec_rules.c \
+	orchestrator/link_tree.c \
 	orchestrator/loop.c \
 	orchestrator/process.c \
 	orchestrator/queue.c \
@@ -98,6 +104,7 @@ ORCHESTRATOR := \
 	orchestrator/recover.c \
 	orchestrator/results.c \
 	orchestrator/retention.c \
+	orchestrator/retry.c \
 	orchestrator/run_exit.c \
 	orchestrator/scheduler.c \
 	orchestrator/serve.c \
@@ -118,6 +125,7 @@ ORCHESTRATOR := \
 	orchestrator/yaml_value.c
 
 CLI := \
+	orchestrator/cli/attempt_view.c \
 	orchestrator/cli/bench.c \
 	orchestrator/cli/cancel.c \
 	orchestrator/cli/cli.c \
@@ -144,6 +152,7 @@ CLI := \
 	orchestrator/cli/reconnect.c \
 	orchestrator/cli/report.c \
 	orchestrator/cli/result.c \
+	orchestrator/cli/retry.c \
 	orchestrator/cli/run.c \
 	orchestrator/cli/serve.c \
 	orchestrator/cli/sink.c \
@@ -201,6 +210,8 @@ UNIT_TESTS := \
 	tests/unit/test_config.c \
 	tests/unit/test_control.c \
 	tests/unit/test_control_logs.c \
+	tests/unit/test_control_retry.c \
+	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \
@@ -218,6 +229,7 @@ UNIT_TESTS := \
 	tests/unit/test_queue.c \
 	tests/unit/test_remove_tree.c \
 	tests/unit/test_results.c \
+	tests/unit/test_retry.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
 	tests/unit/test_rpc_loss.c \
@@ -382,7 +394,8 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 
 # These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
-$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_serve: \
+$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_retry \
+$(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
 	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
