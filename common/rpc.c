@@ -38,7 +38,7 @@ const struct rpc_limits rpc_limits_control = {
 	.unpacked = 4 * LIMIT_CONTROL_MESSAGE,
 	.window = 256 * KIB,
 	.metadata = 16 * KIB,
-	.calls = 256, /* each `wait` and `logs -f` holds one */
+	.calls = 320, /* each `wait` and `logs -f` holds one: see the seats of control.c */
 };
 
 static pthread_mutex_t init_lock = PTHREAD_MUTEX_INITIALIZER;
