@@ -181,13 +181,15 @@ WORKER := \
 	guest-worker/job_root.c \
 	guest-worker/job_user.c \
 	guest-worker/launch.c \
+	guest-worker/launch_plan.c \
 	guest-worker/listener.c \
 	guest-worker/main.c \
 	guest-worker/output.c \
 	guest-worker/root_disk.c \
 	guest-worker/run.c \
 	guest-worker/sandbox.c \
-	guest-worker/service.c
+	guest-worker/service.c \
+	guest-worker/spare.c
 
 VSOCK_DEVICE := \
 	orchestrator/vsock-device/conn.c \

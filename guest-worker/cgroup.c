@@ -100,17 +100,21 @@ static uint64_t memory_for_jobs(void)
 	return available > 2 * RESERVE ? available - RESERVE : available / 2;
 }
 
+/* Where a controller is not there, its file is not either. */
 static void set_limits(int fd, const struct cgroup_limits *limits)
 {
-	uint64_t most = memory_for_jobs();
-	uint64_t memory = limits->memory ? MIN(limits->memory, most) : most;
-
-	/* Where a controller is not there, its file is not either. */
-	write_number(fd, "memory.max", memory);
 	write_number(fd, "memory.swap.max", 0);
 	write_number(fd, "memory.oom.group", 1);
 	if (limits->pids)
 		write_number(fd, "pids.max", limits->pids);
+}
+
+void cgroup_set_memory(const struct cgroup *cgroup, uint64_t memory)
+{
+	uint64_t most = memory_for_jobs();
+
+	if (cgroup)
+		write_number(cgroup->fd, "memory.max", memory ? MIN(memory, most) : most);
 }
 
 struct cgroup *cgroup_new(
@@ -134,6 +138,7 @@ struct cgroup *cgroup_new(
 	cgroup->tree_fd = tree->fd;
 	cgroup->fd = steal_fd(fd);
 	cgroup->name = xstrdup(name);
+	cgroup_set_memory(cgroup, limits->memory);
 	return cgroup;
 }
 

@@ -22,6 +22,8 @@ struct cgroup_limits {
 /* NULL if the tree is NULL or the cgroup cannot be made (logged). name: a plain file name. */
 struct cgroup *cgroup_new(
 	struct cgroup_tree *tree, const char *name, const struct cgroup_limits *limits);
+/* As in cgroup_limits, by what is available now. */
+void cgroup_set_memory(const struct cgroup *cgroup, uint64_t memory);
 /* An fd of its directory, to make a process in it. Borrowed; -1 for NULL. */
 int cgroup_fd(const struct cgroup *cgroup);
 void cgroup_kill(struct cgroup *cgroup);

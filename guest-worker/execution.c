@@ -26,7 +26,6 @@
 #include "common/util.h"
 #include "guest-worker/executor_internal.h"
 
-#define PIDS_MAX 4096
 /* After the order to kill: when to kill the job init itself, and when to give up on a process that
  * even that does not end. */
 #define KILL_INIT_USEC (3 * 1000000)
@@ -363,17 +362,24 @@ static void drain(struct execution *ex)
 	}
 }
 
-static int start(struct execution *ex, struct error **err)
+static int launch(struct execution *ex, struct error **err)
 {
 	char name[32];
-	const struct cgroup_limits limits = {.memory = ex->memory_bytes, .pids = PIDS_MAX};
+	const struct cgroup_limits limits = {.memory = ex->memory_bytes, .pids = LAUNCH_PIDS_MAX};
 
 	pthread_mutex_lock(&ex->executor->lock);
 	snprintf(name, sizeof(name), "job-%d-%u", (int)getpid(), ++ex->executor->serial);
 	pthread_mutex_unlock(&ex->executor->lock);
 	ex->cgroup = cgroup_new(ex->executor->cgroups, name, &limits);
+	return launch_start(&ex->launch, cgroup_fd(ex->cgroup), &ex->process, err);
+}
+
+static int start(struct execution *ex, struct error **err)
+{
 	ex->oom_kills_before = machine_oom_kills();
-	if (launch_start(&ex->launch, cgroup_fd(ex->cgroup), &ex->process, err) < 0)
+	if (!spares_take(ex->executor->spares, &ex->launch, ex->memory_bytes, &ex->process,
+		    &ex->cgroup) &&
+		launch(ex, err) < 0)
 		return -1;
 
 	pthread_mutex_lock(&ex->lock);

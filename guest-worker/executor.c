@@ -2,6 +2,7 @@
 #include "guest-worker/executor.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "common/limits.h"
 #include "common/log.h"
@@ -26,6 +27,20 @@ struct executor *executor_new(const struct job_root *root, bool init, struct err
 	return executor;
 }
 
+void executor_keep_spare(struct executor *executor, uint64_t idle_usec)
+{
+	_cleanup_error_ struct error *err = NULL;
+
+	if (geteuid() == 0 && spares_new(executor->root, &executor->sandbox, executor->cgroups,
+				      idle_usec, &executor->spares, &err) < 0)
+		log_warn("executor", "%s", err->text);
+}
+
+bool executor_has_spare(struct executor *executor)
+{
+	return executor->spares && spares_ready(executor->spares);
+}
+
 void executor_stop(struct executor *executor)
 {
 	pthread_mutex_lock(&executor->lock);
@@ -41,6 +56,7 @@ void executor_free(struct executor *executor)
 		return;
 	while (executor->executions)
 		execution_release(executor->executions);
+	spares_free(executor->spares);
 	cgroup_tree_free(executor->cgroups);
 	sandbox_destroy(&executor->sandbox);
 	pthread_mutex_destroy(&executor->lock);
@@ -72,6 +88,7 @@ static int add_to_table(struct executor *executor, struct execution *ex, struct 
 		ex->next = executor->executions;
 		executor->executions = ex;
 		executor->count++;
+		spares_set_busy(executor->spares, true);
 	}
 	pthread_mutex_unlock(&executor->lock);
 	return r;
@@ -87,6 +104,7 @@ static void unlink_execution(struct executor *executor, const struct execution *
 	if (*at) {
 		*at = ex->next;
 		executor->count--;
+		spares_set_busy(executor->spares, executor->count > 0);
 	}
 }
 

@@ -8,11 +8,13 @@
 #include "guest-worker/launch.h"
 #include "guest-worker/output.h"
 #include "guest-worker/sandbox.h"
+#include "guest-worker/spare.h"
 
 struct executor {
 	const struct job_root *root; /* borrowed */
 	struct sandbox sandbox;
 	struct cgroup_tree *cgroups; /* owned; or NULL */
+	struct spares *spares;	     /* owned; or NULL */
 	pthread_mutex_t lock;
 	struct execution *executions; /* list */
 	unsigned count;

@@ -24,15 +24,16 @@
 #include <unistd.h>
 
 #include "common/util.h"
-#include "guest-worker/launch.h"
+#include "guest-worker/launch_plan.h"
 
 /* The fds of a job init, once they are in their places. */
-enum { FD_IN, FD_OUT, FD_ERR, FD_REPORT, FD_CGROUP, FD_EXEC_READ, FD_EXEC_WRITE, FD_FIRST_FREE };
+enum { FD_IN, FD_OUT, FD_ERR, FD_REPORT, FD_CGROUP, FD_PLAN, FD_EXEC_READ, FD_EXEC_WRITE };
 
 struct job_init {
 	const struct launch *launch;
 	unsigned namespaces;
 	bool cgroup;
+	bool spare; /* the plan comes later */
 	pid_t job;
 };
 
@@ -56,8 +57,8 @@ static _Noreturn void fail(enum launch_step step)
 static int arrange_fds(const struct job_init_fds *fds)
 {
 	/* Every place is filled: the pipe made later must get the numbers behind them. */
-	const int wanted[] = {
-		fds->in, fds->out, fds->err, fds->report, fds->cgroup >= 0 ? fds->cgroup : fds->in};
+	const int wanted[] = {fds->in, fds->out, fds->err, fds->report,
+		fds->cgroup >= 0 ? fds->cgroup : fds->in, fds->plan >= 0 ? fds->plan : fds->in};
 	int high[ARRAY_SIZE(wanted)];
 
 	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
@@ -262,9 +263,10 @@ static _Noreturn void job_run(const struct job_init *init, bool joined)
 		[SANDBOX_WORKDIR] = STEP_WORKDIR,
 		[SANDBOX_FILTER] = STEP_FILTER,
 	};
-	const struct launch *launch = init->launch;
+	struct launch launch = *init->launch;
 
 	setsid();
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	if (init->cgroup && !joined && join_cgroup() < 0)
 		job_fail(STEP_CGROUP);
 	if (init->cgroup)
@@ -272,10 +274,14 @@ static _Noreturn void job_run(const struct job_init *init, bool joined)
 	allow_oom_kill();
 	reset_signals();
 	sched_setscheduler(0, SCHED_OTHER, &(struct sched_param){0});
-	enum sandbox_step failed = sandbox_enter(launch->sandbox, &launch->user, launch->workdir);
+	enum sandbox_step failed = sandbox_confine(launch.sandbox, geteuid() != 0);
+	if (failed == SANDBOX_OK && init->spare && launch_plan_receive(FD_PLAN, &launch) < 0)
+		job_fail(STEP_PREPARE);
+	if (failed == SANDBOX_OK)
+		failed = sandbox_enter(&launch.user, launch.workdir);
 	if (failed != SANDBOX_OK)
 		job_fail(steps[failed]);
-	exec_program(launch);
+	exec_program(&launch);
 }
 
 /* Returns when the program runs; reports and ends when it cannot. */
@@ -298,6 +304,7 @@ static void start_job(struct job_init *init)
 	close(FD_OUT);
 	close(FD_ERR);
 	close(FD_CGROUP);
+	close(FD_PLAN);
 	close(FD_EXEC_WRITE);
 	ssize_t n = read(FD_EXEC_READ, &r, sizeof(r));
 	close(FD_EXEC_READ);
@@ -409,8 +416,10 @@ static uint64_t usec(const struct timeval *tv)
 
 void job_init_run(const struct launch *launch, unsigned namespaces, const struct job_init_fds *fds)
 {
-	struct job_init init = {
-		.launch = launch, .namespaces = namespaces, .cgroup = fds->cgroup >= 0};
+	struct job_init init = {.launch = launch,
+		.namespaces = namespaces,
+		.cgroup = fds->cgroup >= 0,
+		.spare = fds->plan >= 0};
 	struct rusage used;
 
 	/* Before the fds are arranged there is nowhere to report to: the worker sees the end. */

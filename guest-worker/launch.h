@@ -6,6 +6,9 @@
  * the program, takes in its orphans, and when the program has ended kills what is left and reports.
  * It is forked from a program with threads and never execs, so it works only on what the plan has
  * ready: it allocates nothing, takes no lock, and reads no clock.
+ *
+ * A spare one is made before there is a plan, with everything done that does not depend on one: the
+ * job's process, confined already, waits for it at a socket.
  */
 #pragma once
 
@@ -46,6 +49,17 @@ struct launched {
 int launch_start(
 	const struct launch *launch, int cgroup_fd, struct launched *ret, struct error **err);
 
+/* A spare one, where we are root. *ret_plan_fd (owned): where its plan goes. */
+int launch_spare(const struct job_root *root, const struct sandbox *sandbox, int cgroup_fd,
+	struct launched *ret, int *ret_plan_fd, struct error **err);
+/* Give it its plan, which has the same root and sandbox; from here on it is as one of
+ * launch_start(). Waits for the spare to take the plan in, a bounded time. On failure it is of no
+ * use any more. */
+int launch_spare_use(
+	const struct launch *launch, const struct launched *spare, int plan_fd, struct error **err);
+
+#define LAUNCH_PIDS_MAX 4096 /* processes of a job */
+
 /* Signals that the job init takes. */
 #define LAUNCH_SIGNAL_STOP SIGTERM /* passes it on to the program's process group */
 #define LAUNCH_SIGNAL_KILL SIGUSR1 /* kills everything */
@@ -80,7 +94,10 @@ struct launch_report {
 
 /* job_init.c */
 struct job_init_fds {
-	int in, out, err, report, cgroup;
+	int in, out, err, report;
+	int cgroup; /* or -1 */
+	int plan;   /* where the plan comes from; -1: launch is whole */
 };
+/* Of a spare launch only root and sandbox are set. */
 _Noreturn void job_init_run(
 	const struct launch *launch, unsigned namespaces, const struct job_init_fds *fds);

@@ -259,6 +259,8 @@ static int serve(const struct options *options, const struct job_root *root, uin
 	}
 	if (r == 0) {
 		announce(options, worker);
+		if (options->init)
+			worker_keep_spare(worker);
 		wait_for_end(worker, signals);
 	}
 	listener_free(listener);

@@ -1,7 +1,3 @@
-/* In this order, each step needing what a later one takes away: resource limits; the capability
- * bounding set (needs CAP_SETPCAP); groups and uid (need CAP_SETUID); the capabilities themselves;
- * the working directory (as the user, so that the user's rights decide); no_new_privs, so that no
- * set-uid file gives anything back; the system call filter, last. */
 #include "guest-worker/sandbox.h"
 
 #include <errno.h>
@@ -294,23 +290,25 @@ static int become(const struct job_user *user)
 	return 0;
 }
 
-enum sandbox_step sandbox_enter(
-	const struct sandbox *sandbox, const struct job_user *user, const char *workdir)
+enum sandbox_step sandbox_confine(const struct sandbox *sandbox, bool self)
 {
 	if (set_limits() < 0)
 		return SANDBOX_LIMITS;
-	if (!user->self && drop_bounding_set(sandbox->last_cap) < 0)
+	if (!self && drop_bounding_set(sandbox->last_cap) < 0)
 		return SANDBOX_CAPS;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+		syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &sandbox->filter) < 0)
+		return SANDBOX_FILTER;
+	return SANDBOX_OK;
+}
+
+enum sandbox_step sandbox_enter(const struct job_user *user, const char *workdir)
+{
 	if (!user->self && become(user) < 0)
 		return SANDBOX_USER;
 	if (drop_caps() < 0)
 		return SANDBOX_CAPS;
 	/* Changing the uid clears it. Nothing of a job outlives the process that watches it. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (chdir(workdir) < 0)
-		return SANDBOX_WORKDIR;
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-		syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &sandbox->filter) < 0)
-		return SANDBOX_FILTER;
-	return SANDBOX_OK;
+	return chdir(workdir) < 0 ? SANDBOX_WORKDIR : SANDBOX_OK;
 }

@@ -31,7 +31,13 @@ enum sandbox_step {
 	SANDBOX_FILTER,
 };
 
-/* In the job's process, in its namespaces and root. Enters workdir as the user. Async-signal-safe.
- * On failure returns the step, and errno says why. */
-enum sandbox_step sandbox_enter(
-	const struct sandbox *sandbox, const struct job_user *user, const char *workdir);
+/* Both in the job's process, in its namespaces and root, one after the other. Async-signal-safe. On
+ * failure they return the step, and errno says why.
+ *
+ * The first gives up what no job has, whoever runs it, in this order: resource limits; the
+ * capability bounding set (needs CAP_SETPCAP); no_new_privs, so that no set-uid file gives anything
+ * back; the system call filter, which the second keeps to as well. self: as in struct job_user. */
+enum sandbox_step sandbox_confine(const struct sandbox *sandbox, bool self);
+/* The second becomes the user: groups and uid (need CAP_SETUID); the capabilities themselves; the
+ * working directory (as the user, so that the user's rights decide). */
+enum sandbox_step sandbox_enter(const struct job_user *user, const char *workdir);

@@ -24,6 +24,9 @@
 #define MAX_PROOFS	 2 /* the second that is wrong ends the connection */
 #define REQUEST_WAIT_MS	 30000
 #define SHUTDOWN_WAIT_MS 1000
+/* Longer than from our announcement to the Run of a host that has a job already, which a spare
+ * would delay: it shares the processor with the calls before it. */
+#define SPARE_IDLE_MS 500
 
 static uint64_t uptime_usec(void)
 {
@@ -322,6 +325,11 @@ struct worker *worker_new(const struct worker_options *options, struct error **e
 void worker_set_ready(struct worker *worker)
 {
 	worker->ready_usec = uptime_usec();
+}
+
+void worker_keep_spare(struct worker *worker)
+{
+	executor_keep_spare(worker->executor, SPARE_IDLE_MS * 1000);
 }
 
 int worker_shutdown_fd(const struct worker *worker)

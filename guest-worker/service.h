@@ -25,6 +25,8 @@ struct worker_options {
 struct worker *worker_new(const struct worker_options *options, struct error **err);
 /* From now on hosts can come. Before worker_serve(). */
 void worker_set_ready(struct worker *worker);
+/* From now on have a job init ready when nothing else has been to do for a while (spare.h). */
+void worker_keep_spare(struct worker *worker);
 /* Serve a connected fd, taken in every case, whose peer has been checked. ERR_LIMIT when there are
  * too many connections. */
 int worker_serve(struct worker *worker, int fd, struct error **err);

@@ -2,7 +2,8 @@
  * line of its input by one line of numbers, in microseconds:
  *
  *   ping N    N calls of Ping, one after the other: what each took
- *   exec N    N runs of /bin/true: from the call until its exit was heard, what each took
+ *   exec N    N runs of /bin/true: from the call until its exit was heard, what each took; before
+ *             each the VM has had nothing to do for a second, as one that waits for its job
  *   started N the same, until it was heard that the program runs
  *
  * The VM is that of `orchestrator bench`, the calls are those of a job. */
@@ -19,6 +20,7 @@
 #include "orchestrator/config.h"
 
 #define CALL_MS	  30000
+#define IDLE_MS	  1000
 #define COUNT_MAX 100000
 
 static int ping(struct guest *guest, uint64_t *ret_usec, struct error **err)
@@ -99,6 +101,8 @@ static int answer(struct guest *guest, const char *line, struct error **err)
 		return error_set(err, ERR_INVALID, "not understood: %s", line);
 	for (unsigned i = 0; i < count; i++) {
 		uint64_t usec = 0, started = 0;
+		if (!str_eq(what, "ping"))
+			sleep_ms(IDLE_MS);
 		int r = str_eq(what, "ping") ? ping(guest, &usec, err)
 					     : run_true(guest, &usec, &started, err);
 		if (r < 0)

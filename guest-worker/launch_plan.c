@@ -1,0 +1,120 @@
+#include "guest-worker/launch_plan.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "common/util.h"
+
+/* Then the pointers of the three lists, each list with its NULL, as offsets from the beginning;
+ * then the strings, the working directory first. */
+struct packed {
+	uint64_t size; /* of all */
+	uint64_t n_argv, n_envp, n_programs;
+	struct job_user user;
+};
+
+struct writer {
+	uint8_t *base;
+	char **slot; /* next pointer */
+	size_t end;  /* where the next string goes */
+};
+
+static size_t count(char *const *strings, size_t *bytes)
+{
+	size_t n = 0;
+
+	for (; strings[n]; n++)
+		*bytes += strlen(strings[n]) + 1;
+	return n;
+}
+
+static size_t put_string(struct writer *w, const char *s)
+{
+	size_t at = w->end, n = strlen(s) + 1;
+
+	memcpy(w->base + at, s, n);
+	w->end += n;
+	return at;
+}
+
+static void put_list(struct writer *w, char *const *strings)
+{
+	for (; *strings; strings++)
+		*w->slot++ = (char *)(uintptr_t)put_string(w, *strings);
+	*w->slot++ = NULL;
+}
+
+uint8_t *launch_plan_pack(const struct launch *launch, size_t *ret_size)
+{
+	struct packed head = {.user = launch->user};
+	size_t bytes = strlen(launch->workdir) + 1;
+
+	head.n_argv = count(launch->argv, &bytes);
+	head.n_envp = count(launch->envp, &bytes);
+	head.n_programs = count(launch->programs, &bytes);
+	size_t strings =
+		sizeof(head) + (head.n_argv + head.n_envp + head.n_programs + 3) * sizeof(char *);
+	head.size = strings + bytes;
+
+	struct writer w = {.base = xcalloc(1, head.size), .end = strings};
+	memcpy(w.base, &head, sizeof(head));
+	w.slot = (char **)(void *)(w.base + sizeof(head));
+	put_string(&w, launch->workdir);
+	put_list(&w, launch->argv);
+	put_list(&w, launch->envp);
+	put_list(&w, launch->programs);
+	*ret_size = head.size;
+	return w.base;
+}
+
+/* In the process that is to become the job. ------------------------------------------------------
+ */
+
+static int receive(int fd, uint8_t *to, size_t size)
+{
+	while (size) {
+		ssize_t n = read(fd, to, size);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n == 0)
+			errno = ECONNRESET;
+		if (n <= 0)
+			return -1;
+		to += n;
+		size -= (size_t)n;
+	}
+	return 0;
+}
+
+/* From offsets to pointers; returns the list, *at moves behind it. */
+static char **take_list(uint8_t *base, char ***at, size_t n)
+{
+	char **list = *at;
+
+	for (size_t i = 0; i < n; i++)
+		list[i] = (char *)base + (uintptr_t)list[i];
+	*at = list + n + 1;
+	return list;
+}
+
+int launch_plan_receive(int fd, struct launch *launch)
+{
+	struct packed head;
+
+	if (receive(fd, (uint8_t *)&head, sizeof(head)) < 0)
+		return -1;
+	uint8_t *base =
+		mmap(NULL, head.size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (base == MAP_FAILED || receive(fd, base + sizeof(head), head.size - sizeof(head)) < 0)
+		return -1;
+
+	char **lists = (char **)(void *)(base + sizeof(head));
+	launch->user = head.user;
+	launch->argv = take_list(base, &lists, head.n_argv);
+	launch->envp = take_list(base, &lists, head.n_envp);
+	launch->programs = take_list(base, &lists, head.n_programs);
+	launch->workdir = (char *)lists;
+	return 0;
+}

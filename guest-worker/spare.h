@@ -1,0 +1,31 @@
+/* The spare job init of an executor (launch.h): made by a thread of its own when the executor has
+ * had nothing to do for a while, taken by the next execution. There is at most one.
+ *
+ * A VM that is to wait for its job has one when the job comes; a VM whose job comes at once, before
+ * the while is over, has spent nothing on it.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/error.h"
+#include "guest-worker/cgroup.h"
+#include "guest-worker/launch.h"
+
+struct spares;
+
+/* root, sandbox and cgroups (or NULL) are borrowed. Begins idle. */
+int spares_new(const struct job_root *root, const struct sandbox *sandbox,
+	struct cgroup_tree *cgroups, uint64_t idle_usec, struct spares **ret, struct error **err);
+/* Its job inits have PR_SET_PDEATHSIG on its thread: none that was taken may live any more. */
+void spares_free(struct spares *spares);
+/* Is there something to do? Else the while begins. */
+void spares_set_busy(struct spares *spares, bool busy);
+
+/* Take the one that is there and give it its plan. False: there is none (that works). Then *ret and
+ * *ret_cgroup (or NULL) are the caller's. */
+bool spares_take(struct spares *spares, const struct launch *launch, uint64_t memory_bytes,
+	struct launched *ret, struct cgroup **ret_cgroup);
+/* Is there one? */
+bool spares_ready(struct spares *spares);
