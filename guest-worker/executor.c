@@ -36,9 +36,10 @@ void executor_keep_spare(struct executor *executor, uint64_t idle_usec)
 		log_warn("executor", "%s", err->text);
 }
 
-bool executor_has_spare(struct executor *executor)
+bool executor_has_spare(struct executor *executor, unsigned *ret_taken)
 {
-	return executor->spares && spares_ready(executor->spares);
+	*ret_taken = 0;
+	return executor->spares && spares_ready(executor->spares, ret_taken);
 }
 
 void executor_stop(struct executor *executor)

@@ -24,7 +24,8 @@ struct executor *executor_new(const struct job_root *root, bool init, struct err
 /* Have a job init ready (spare.h) whenever there has been no execution for idle_usec. Only as root;
  * else, and when it cannot be had, jobs start without. */
 void executor_keep_spare(struct executor *executor, uint64_t idle_usec);
-bool executor_has_spare(struct executor *executor);
+/* Is there one now? And how many were taken so far? */
+bool executor_has_spare(struct executor *executor, unsigned *ret_taken);
 /* No new executions from here on; kills those that run. Any thread. */
 void executor_stop(struct executor *executor);
 /* After executor_stop(); no stream may look at an execution any more. */

@@ -447,5 +447,7 @@ void job_init_run(const struct launch *launch, unsigned namespaces, const struct
 		r.max_rss_bytes = (uint64_t)used.ru_maxrss * 1024;
 	}
 	report(&r);
+	/* The worker first: our end takes the namespaces apart. */
+	sched_yield();
 	_exit(0);
 }

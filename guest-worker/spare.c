@@ -35,7 +35,7 @@ struct spares {
 	bool busy, stopping;
 	bool failed; /* once is enough: jobs are started without */
 	uint64_t idle_since;
-	unsigned serial;
+	unsigned serial, taken;
 };
 
 static void spare_end(struct spare *spare)
@@ -199,6 +199,9 @@ bool spares_take(struct spares *spares, const struct launch *launch, uint64_t me
 			*ret = spare->process;
 			*ret_cgroup = spare->cgroup;
 			free(spare);
+			pthread_mutex_lock(&spares->lock);
+			spares->taken++;
+			pthread_mutex_unlock(&spares->lock);
 			return true;
 		}
 	}
@@ -208,10 +211,11 @@ bool spares_take(struct spares *spares, const struct launch *launch, uint64_t me
 	return false;
 }
 
-bool spares_ready(struct spares *spares)
+bool spares_ready(struct spares *spares, unsigned *ret_taken)
 {
 	pthread_mutex_lock(&spares->lock);
 	bool ready = spares->spare != NULL;
+	*ret_taken = spares->taken;
 	pthread_mutex_unlock(&spares->lock);
 	return ready;
 }

@@ -27,5 +27,5 @@ void spares_set_busy(struct spares *spares, bool busy);
  * *ret_cgroup (or NULL) are the caller's. */
 bool spares_take(struct spares *spares, const struct launch *launch, uint64_t memory_bytes,
 	struct launched *ret, struct cgroup **ret_cgroup);
-/* Is there one? */
-bool spares_ready(struct spares *spares);
+/* Is there one, and how many were taken? */
+bool spares_ready(struct spares *spares, unsigned *ret_taken);

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -24,6 +25,7 @@
 
 static struct job_root root;
 static struct executor *executor;
+static bool with_spare;
 
 /* What a job wrote and how it ended. */
 struct outcome {
@@ -88,10 +90,24 @@ static struct outcome outcome_new(void)
 	return outcome;
 }
 
+/* Returns how many were taken before. */
+static unsigned wait_for_spare(void)
+{
+	unsigned taken = 0;
+
+	for (int i = 0; i < 500 && !executor_has_spare(executor, &taken); i++)
+		sleep_ms(10);
+	assert_true(executor_has_spare(executor, &taken));
+	return taken;
+}
+
 static struct execution *begin(Worker__V1__RunStart *start)
 {
 	_cleanup_error_ struct error *err = NULL;
 	char id[] = "test";
+
+	if (with_spare)
+		wait_for_spare();
 
 	start->id = id;
 	struct execution *ex = executor_start(executor, start, &err);
@@ -110,8 +126,10 @@ static struct outcome run(Worker__V1__RunStart *start)
 	execution_release(ex);
 	assert_int_equal(executor_count(executor), 0);
 	/* Every process of it was waited for. */
-	assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
-	assert_int_equal(errno, ECHILD);
+	if (!with_spare) {
+		assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+		assert_int_equal(errno, ECHILD);
+	}
 	return outcome;
 }
 
@@ -515,6 +533,62 @@ static void many_run_at_once(void **state)
 	}
 }
 
+/* A plan that no socket holds at once. */
+static void a_large_plan_is_whole(void **state)
+{
+	Worker__V1__RunStart start = WORKER__V1__RUN_START__INIT;
+	char shell[] = "sh", c[] = "-c", script[] = "echo $# ${#1} ${#8}; test \"$1\" = \"$8\"";
+	_cleanup_free_ char *large = xcalloc(1, 100001);
+	char *argv[] = {
+		shell, c, script, shell, large, large, large, large, large, large, large, large};
+
+	(void)state;
+	memset(large, 'x', 100000);
+	start.argv = argv;
+	start.n_argv = ARRAY_SIZE(argv);
+	_cleanup_outcome_ struct outcome o = run(&start);
+	assert_exited(&o, 0);
+	assert_string_equal(o.out, "8 100000 100000\n");
+}
+
+static void kill_children_of_threads(void)
+{
+	glob_t found;
+
+	assert_int_equal(glob("/proc/self/task/*/children", 0, NULL, &found), 0);
+	for (size_t i = 0; i < found.gl_pathc; i++) {
+		_cleanup_free_ char *pids = read_file(found.gl_pathv[i], 4096, NULL, NULL);
+		char *rest = pids;
+		for (char *pid; rest && (pid = strsep(&rest, " "));)
+			if (*pid)
+				kill((pid_t)atoi(pid), SIGKILL);
+	}
+	globfree(&found);
+}
+
+static void the_spare_is_taken_unless_it_died(void **state)
+{
+	unsigned taken;
+
+	(void)state;
+	if (!with_spare)
+		skip();
+	unsigned before = wait_for_spare();
+	_cleanup_outcome_ struct outcome one = run_script("exit 3");
+	assert_exited(&one, 3);
+	executor_has_spare(executor, &taken);
+	assert_int_equal(taken, before + 1);
+
+	wait_for_spare();
+	kill_children_of_threads();
+	/* Dead, and not reaped: that is the executor's. */
+	assert_int_equal(waitid(P_ALL, 0, &(siginfo_t){0}, WEXITED | WNOWAIT | __WALL), 0);
+	_cleanup_outcome_ struct outcome two = run_script("exit 4");
+	assert_exited(&two, 4);
+	executor_has_spare(executor, &taken);
+	assert_int_equal(taken, before + 1);
+}
+
 static int setup(void **state)
 {
 	_cleanup_error_ struct error *err = NULL;
@@ -523,6 +597,8 @@ static int setup(void **state)
 	if (job_root_init("/", "/tmp", &root, &err) < 0)
 		return -1;
 	executor = executor_new(&root, false, &err);
+	if (executor && with_spare)
+		executor_keep_spare(executor, 1000);
 	return executor ? 0 : -1;
 }
 
@@ -531,7 +607,8 @@ static int teardown(void **state)
 	(void)state;
 	executor_free(executor);
 	close(root.fd);
-	return 0;
+	/* Nor is a spare left. */
+	return waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD ? 0 : -1;
 }
 
 static int run_all(const char *name)
@@ -556,6 +633,8 @@ static int run_all(const char *name)
 		cmocka_unit_test(the_job_is_confined),
 		cmocka_unit_test(requests_that_contradict_themselves_are_refused),
 		cmocka_unit_test(many_run_at_once),
+		cmocka_unit_test(a_large_plan_is_whole),
+		cmocka_unit_test(the_spare_is_taken_unless_it_died),
 	};
 	return cmocka_run_group_tests_name(name, tests, setup, teardown);
 }
@@ -567,5 +646,11 @@ int main(void)
 	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_PLAIN);
 	if (geteuid() == 0)
 		failed += run_as_nobody(run_all, "worker executor, as nobody");
-	return failed + run_all("worker executor") != 0;
+	failed += run_all("worker executor");
+	with_spare = geteuid() == 0;
+	if (with_spare)
+		failed += run_all("worker executor, with a spare job init");
+	else
+		print_message("NOT VERIFIED with a spare job init: not root\n");
+	return failed != 0;
 }
