@@ -18,7 +18,8 @@ done
 orc=$INSTALLED/bin/orchestrator
 system=qemu:///system
 free_first=70002 # 70001 is held by somebody else
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 current=''
+test_seconds=${TEST_SECONDS:-300} # that one test may take
 T=$(mktemp -d /tmp/kv.XXXXXX)
 chmod 755 "$T"
 pids=()
@@ -134,14 +135,61 @@ show_all() {
 	dmesg | tail -n 20 | sed 's/^/    /'
 }
 
+# The processes of orchestrator, libvirt and QEMU, with what each of their threads waits in.
+show_processes() {
+	local pid
+	printf '    --- processes\n'
+	ps -eo pid,ppid,stat,user:12,time,wchan:24,args --forest 2>/dev/null | grep -v '\]$' |
+		cut -c1-220 | sed 's/^/    /'
+	command -v gdb >/dev/null || return 0
+	for pid in $(pgrep 'orchestrator|libvirtd|virsh|stranger'); do
+		printf '    --- stacks of %s: %s\n' "$pid" "$(tr '\0' ' ' <"/proc/$pid/cmdline")"
+		timeout 90 gdb -p "$pid" -batch -ex 'set pagination off' -ex 'thread apply all bt 24' \
+			2>/dev/null </dev/null | grep -E '^(Thread|#)' | cut -c1-160 | sed 's/^/    /'
+	done
+}
+
+show_vms() {
+	[[ $OUTER_VM ]] || return 0
+	printf '    --- domains\n'
+	timeout 20 virsh -q -c $system list --all | sed 's/^/    /'
+	[[ -e $T/tester/libvirt ]] &&
+		tester session timeout 20 virsh -q -c qemu:///session list --all | sed 's/^/    /'
+	return 0
+}
+
+# watchdog GROUP: a test that stands still says where, and ends. Started in the background.
+watchdog() {
+	sleep "$test_seconds"
+	{
+		printf '    not done within %s s\n' "$test_seconds"
+		show_processes
+		show_vms
+	} >"$T/stall.new" 2>&1
+	mv "$T/stall.new" "$T/stall"
+	kill -KILL -- "-$1"
+}
+
 # run_test NAME FUNCTION: in a shell of its own; what is to be remembered goes to files.
 run_test() {
-	local code began=$SECONDS
+	local code began=$SECONDS test dog
+	rm -f "$T/stall"
+	# Each in a process group of its own, so that it can be ended whole.
+	set -m
 	(
 		set -e
 		"$2"
-	) >"$T/log" 2>&1
+	) >"$T/log" 2>&1 &
+	test=$!
+	watchdog $test >/dev/null 2>&1 &
+	dog=$!
+	set +m
+	current=$test
+	wait $test 2>/dev/null
 	code=$?
+	current=''
+	[[ -e $T/stall ]] || kill -KILL -- "-$dog"
+	wait $dog 2>/dev/null
 	case $code in
 	0)
 		passed=$((passed + 1))
@@ -155,7 +203,8 @@ run_test() {
 		failed=$((failed + 1))
 		printf 'FAIL %s (%d s)\n' "$1" $((SECONDS - began))
 		show "$T/log" 60
-		[[ $failed == 1 ]] && show_all
+		[[ -e $T/stall ]] && head -c 60000 "$T/stall"
+		[[ $failed == 1 || -e $T/stall ]] && show_all
 		;;
 	esac
 }
@@ -177,6 +226,7 @@ start_services() {
 clean_up() {
 	local pid
 	trap '' INT TERM
+	[[ $current ]] && kill -KILL -- "-$current" 2>/dev/null
 	[[ -e $T/root ]] && orc stop >/dev/null 2>&1
 	[[ -e $T/tester ]] && for kind in system session; do
 		tester $kind "$orc" stop >/dev/null 2>&1
