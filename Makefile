@@ -20,7 +20,9 @@ COMMON := \
 	common/failpoint.c \
 	common/file_tree_send.c \
 	common/file_tree_write.c \
+	common/files.c \
 	common/log.c \
+	common/remove_tree.c \
 	common/rpc.c \
 	common/rpc_call.c \
 	common/rpc_client.c \
@@ -28,6 +30,7 @@ COMMON := \
 	common/rpc_message.c \
 	common/rpc_server.c \
 	common/sock.c \
+	common/text.c \
 	common/util.c \
 	common/worker_api.c \
 	common/worker_proof.c
@@ -192,6 +195,7 @@ UNIT_TESTS := \
 	tests/unit/test_jobspec.c \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
+	tests/unit/test_remove_tree.c \
 	tests/unit/test_results.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
@@ -322,7 +326,8 @@ $(BIN)/orchestrator: $(filter %/main.o,$(CLI_O)) $(OBJ)/liborchestrator.a $(OBJ)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
 
 # Of common/ just these: it faces the guest, so it is small.
-$(LIBEXEC)/vsock-device: $(VSOCK_DEVICE_O) $(call obj,common/error.c common/log.c common/util.c)
+$(LIBEXEC)/vsock-device: $(VSOCK_DEVICE_O) \
+		$(call obj,common/error.c common/files.c common/log.c common/text.c common/util.c)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lseccomp
@@ -355,7 +360,8 @@ unit-programs: $(UNIT_BIN)
 
 # Programs that bring the vsock device, a QEMU and a guest together: a test and a benchmark.
 VSOCK_PROGRAMS := $(BIN)/tests/vsock_device $(BIN)/tests/vsock_bench
-vsock_common   := $(call obj,tests/integration/vsock_vm.c common/util.c common/error.c)
+vsock_common   := $(call obj,tests/integration/vsock_vm.c \
+	common/error.c common/files.c common/remove_tree.c common/text.c common/util.c)
 $(BIN)/tests/vsock_device: $(call obj,tests/integration/vsock_device.c) $(vsock_common)
 $(BIN)/tests/vsock_bench: $(call obj,tests/bench/vsock_bench.c) $(vsock_common)
 $(VSOCK_PROGRAMS):
@@ -453,13 +459,13 @@ integration: programs image failpoints
 # make, which then finds it.
 JOBS := -j$(shell nproc)
 run:
-	@scripts/deps
+	@scripts/deps run
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@$(MAKE) --no-print-directory image IMAGES=debian
 	$(BIN)/orchestrator run examples/hello.yaml
 
 test:
-	@scripts/deps
+	@scripts/deps run test
 	@$(MAKE) --no-print-directory $(JOBS) SAN=1 unit-programs
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@$(MAKE) --no-print-directory $(JOBS) failpoints
@@ -495,6 +501,7 @@ image: programs
 
 # The guest kernel of our own; `make image` puts it into the images afterwards.
 kernel:
+	@scripts/deps run kernel
 	@vm-images/kernel/build $(SHARE)/kernel $(O)/cache
 
 # --- install -------------------------------------------------------------------------------------

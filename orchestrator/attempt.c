@@ -1,6 +1,7 @@
 /* The way of one job through its VM, top to bottom in run():
  *
- *   boot -> hello -> inputs -> program -> outputs -> result -> (DONE) -> destroy -> (GONE)
+ *   boot -> hello -> inputs -> program -> outputs -> result -> (DONE) -> end (FREED) -> tidy up
+ *   -> (GONE)
  *
  * Each step either succeeds or sets the outcome and the words for it, and the rest is skipped.
  *
@@ -490,6 +491,11 @@ static void wait_recorded(struct attempt *a)
 	pthread_mutex_unlock(&a->lock);
 }
 
+static void on_freed(void *arg)
+{
+	emit(arg, &(struct attempt_event){.type = ATTEMPT_FREED});
+}
+
 static void *run(void *arg)
 {
 	struct attempt *a = arg;
@@ -507,6 +513,8 @@ static void *run(void *arg)
 	wait_recorded(a);
 	FAILPOINT("attempt.recorded");
 	a->noted = false;
+	if (a->vm)
+		vm_end(a->vm, on_freed, a);
 	vm_destroy(steal_ptr(a->vm));
 	FAILPOINT("attempt.destroyed");
 	vm_note_remove(a->order->job_dir);

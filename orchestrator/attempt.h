@@ -32,6 +32,8 @@ enum attempt_event_type {
 	ATTEMPT_DONE,	/* the outcome is known, files are home: result is set; once. The VM stays
 			 * until attempt_recorded(), so that a daemon after us can find it out again
 			 */
+	ATTEMPT_FREED,	/* after DONE: QEMU has ended, what it took of the host is back. May be left
+			 * out */
 	ATTEMPT_GONE,	/* the VM is destroyed and nothing of it is left; last */
 };
 
@@ -60,7 +62,8 @@ struct attempt_event {
 	const struct job_result *result;   /* ATTEMPT_DONE; borrowed during the call */
 };
 
-/* Called on the attempt's thread; must not block for long. */
+/* Called on the attempt's thread (ATTEMPT_FREED: on any), one at a time; must not block for long.
+ */
 typedef void (*attempt_listener)(void *arg, const struct attempt_event *event);
 
 /* Starts the thread. NULL only if no thread can be had. */

@@ -5,10 +5,11 @@
  * events come on its own thread and are posted. The store is told first: a job is in the table once
  * its submission is committed, an attempt begins once its claim is committed, and watchers hear of
  * the end once the outcome is. A job leaves the table when its outcome is committed and its VM is
- * gone, whichever comes last; its slot is free when its VM is gone.
+ * gone, whichever comes last. Its slot is free as soon as QEMU has ended; what libvirt and the disk
+ * still have to be rid of then is tidied up on the attempt's thread while the next one runs.
  *
  *   jobs_submit -> [store: submit] -> queue -> scheduler -> [store: claim] -> attempt_start
- *   ATTEMPT_DONE -> [store: finish] -> watchers        ATTEMPT_GONE -> slot -> scheduler
+ *   ATTEMPT_DONE -> [store: finish] -> watchers        ATTEMPT_FREED -> slot -> scheduler
  */
 #pragma once
 

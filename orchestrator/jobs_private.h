@@ -8,7 +8,8 @@ struct job {
 	struct jobs *jobs;
 	struct job_record *record; /* owned */
 	struct queue_item item;
-	struct job *next_vm, **prev_vm; /* in jobs->vms while it holds a slot */
+	struct job *next_vm, **prev_vm; /* in jobs->vms from the claim to ATTEMPT_GONE */
+	bool has_slot;			/* counted in jobs->slots and used, to ATTEMPT_FREED */
 	struct watch *watches;
 
 	/* The attempt, from the claim's commit to ATTEMPT_GONE. */
@@ -37,9 +38,10 @@ struct jobs {
 	struct jobs_env env;
 	void *by_id; /* tsearch tree of struct job */
 	struct queue queue;
-	struct job *vms; /* those that hold a slot */
+	struct job *vms; /* those that have a VM, or will have, or whose VM is being tidied up */
 	struct jobs_counts counts;
-	struct queue_demand used; /* by those that hold a slot, in all */
+	uint32_t slots;		  /* how many have one */
+	struct queue_demand used; /* by those that have one, in all */
 	uint32_t pending;	  /* operations of the store's under way that count for the stop */
 	struct loop_timer *pause; /* nothing is started before it runs: the store is in trouble */
 	bool stopping;

@@ -23,20 +23,34 @@ static void slot_take(struct job *job)
 		jobs->vms->prev_vm = &job->next_vm;
 	jobs->vms = job;
 	jobs->counts.vms++;
+	jobs->slots++;
 	jobs->used.memory += job->item.demand.memory;
 	jobs->used.cpus += job->item.demand.cpus;
+	job->has_slot = true;
 }
 
 static void slot_free(struct job *job)
 {
+	struct jobs *jobs = job->jobs;
+
+	if (!job->has_slot)
+		return;
+	job->has_slot = false;
+	jobs->slots--;
+	jobs->used.memory -= job->item.demand.memory;
+	jobs->used.cpus -= job->item.demand.cpus;
+}
+
+/* Nothing of its VM is left, or none was begun. */
+static void vm_gone(struct job *job)
+{
+	slot_free(job);
 	*job->prev_vm = job->next_vm;
 	if (job->next_vm)
 		job->next_vm->prev_vm = job->prev_vm;
 	job->next_vm = NULL;
 	job->prev_vm = NULL;
 	job->jobs->counts.vms--;
-	job->jobs->used.memory -= job->item.demand.memory;
-	job->jobs->used.cpus -= job->item.demand.cpus;
 }
 
 /* --- the end --------------------------------------------------------------------------------- */
@@ -228,10 +242,17 @@ static void gone(struct job *job)
 	memcpy(d->id, job->record->id, sizeof(d->id));
 	job->record->result.times[STAGE_DESTROYED] = d->at_usec;
 	store_queue_post(jobs->env.store, store_destroyed, destruction_recorded, d);
-	slot_free(job);
+	vm_gone(job);
 	job_release(job);
 	jobs_schedule(jobs);
 	jobs_changed(jobs);
+}
+
+static void freed(struct job *job)
+{
+	FAILPOINT("end.freed");
+	slot_free(job);
+	jobs_schedule(job->jobs);
 }
 
 static void output_grew(struct job *job)
@@ -267,6 +288,9 @@ static void apply(void *arg)
 		break;
 	case ATTEMPT_DONE:
 		end_with(job, &posted->result);
+		break;
+	case ATTEMPT_FREED:
+		freed(job);
 		break;
 	case ATTEMPT_GONE:
 		gone(job);
@@ -323,7 +347,7 @@ static void start_attempt(struct job *job, enum job_state adopted)
 	job->attempt = attempt_start(job->jobs->env.host, &job->order, listen_to, job, &err);
 	if (job->attempt)
 		return;
-	slot_free(job);
+	vm_gone(job);
 	job_end(job, OUTCOME_INFRA, EXIT_INFRA, err->text);
 }
 
@@ -364,7 +388,7 @@ static void claim_failed(struct job *job, const char *why)
 	struct jobs *jobs = job->jobs;
 
 	log_error(job->record->id, "cannot be started now: %s", why);
-	slot_free(job);
+	vm_gone(job);
 	queue_return(&jobs->queue, &job->item);
 	jobs->counts.queued++;
 	if (!jobs->pause)
@@ -388,7 +412,7 @@ static void claimed(void *arg, struct error *error)
 	if (error && !job->cancelling) {
 		claim_failed(job, error->text);
 	} else if (job->cancelling || jobs->stopping) {
-		slot_free(job);
+		vm_gone(job);
 		job_end(job, OUTCOME_CANCELLED, EXIT_CANCELLED,
 			job->cancelling ? job->cancel_why : jobs->stop_why);
 	} else {
@@ -425,11 +449,13 @@ void jobs_schedule(struct jobs *jobs)
 {
 	struct queue_item *item;
 
-	while (!jobs->stopping && !jobs->pause) {
+	/* A libvirt that does not get rid of its domains must not be given ever more of them. */
+	while (!jobs->stopping && !jobs->pause &&
+		jobs->counts.vms < 2 * jobs->env.config->max_vms) {
 		struct scheduler_view view = {
 			.max_vms = jobs->env.config->max_vms,
 			.capacity = jobs->env.capacity,
-			.vms = jobs->counts.vms,
+			.vms = jobs->slots,
 			.memory = jobs->used.memory,
 			.cpus = jobs->used.cpus,
 			.now_usec = now_real_usec(),

@@ -497,10 +497,18 @@ int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err)
 		xml, &wall->devices, &wall->n_devices, &wall->network_interface, err);
 }
 
-static void end_domain(struct vm *vm)
+void vm_end(struct vm *vm, void (*on_end)(void *arg), void *arg)
 {
 	_cleanup_error_ struct error *err = NULL;
 
+	vm->ended = true;
+	vm->facts.state = "stopping";
+	progress(vm, STAGES);
+	FAILPOINT("destroy.begin");
+	if (!vm->domain)
+		return;
+	if (vm->watch)
+		vm_watch_on_end(vm->watch, on_end, arg);
 	/* libvirt sends SIGTERM and then looks five times a second whether the pid is gone. Where
 	 * QEMU is our descendant we are faster: nothing in it is worth saving. */
 	if (vm->watch && virt_is_embedded(vm->host->virt)) {
@@ -511,7 +519,10 @@ static void end_domain(struct vm *vm)
 		log_warn(vm->facts.id, "%s", err->text);
 	if (vm->watch && vm_watch_wait_end(vm->watch, 10000) < 0)
 		log_error(vm->facts.id, "QEMU (pid %d) does not end", vm->facts.pid);
-	virt_domain_free(vm->domain);
+	if (vm->watch)
+		vm_watch_on_end(vm->watch, NULL, NULL);
+	virt_domain_free(steal_ptr(vm->domain));
+	FAILPOINT("destroy.domain");
 }
 
 void vm_destroy(struct vm *vm)
@@ -520,12 +531,8 @@ void vm_destroy(struct vm *vm)
 
 	if (!vm)
 		return;
-	vm->facts.state = "stopping";
-	progress(vm, STAGES);
-	FAILPOINT("destroy.begin");
-	if (vm->domain)
-		end_domain(vm);
-	FAILPOINT("destroy.domain");
+	if (!vm->ended)
+		vm_end(vm, NULL, NULL);
 	if (vm->vsock)
 		vsock_device_free(vm->vsock);
 	FAILPOINT("destroy.device");

@@ -55,5 +55,9 @@ int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error 
 enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err);
 /* The devices of the live domain. */
 int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err);
-/* End it, whatever state it is in, and remove what it had. */
+/* End QEMU, whatever state the VM is in. on_end (may be NULL) is called before this returns, on any
+ * thread, as soon as the process is gone: libvirt is slower to notice. It is not called where the
+ * end is not seen. */
+void vm_end(struct vm *vm, void (*on_end)(void *arg), void *arg);
+/* End it, if that was not done, and remove what it had. */
 void vm_destroy(struct vm *vm);

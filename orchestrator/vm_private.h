@@ -18,6 +18,7 @@ struct vm {
 	struct vsock_device *vsock;
 	struct virt_domain *domain;
 	char image_digest[96];
+	bool ended; /* vm_end() */
 };
 
 /* Listen to the console, whose socket listens already (taken). */

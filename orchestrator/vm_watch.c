@@ -47,6 +47,8 @@ struct vm_watch {
 	size_t line_len;
 	char tail[TAIL_BYTES]; /* ring of what was printed last */
 	uint64_t tail_end;
+	void (*on_end)(void *arg);
+	void *on_end_arg;
 };
 
 struct vm_watcher {
@@ -139,11 +141,20 @@ static void on_console(struct vm_watch *vm)
 /* QEMU's life. -----------------------------------------------------------------------------------
  */
 
+/* Under vm->lock. */
+static void note_end(struct vm_watch *vm, int status)
+{
+	vm->state.qemu_ended = true;
+	vm->state.qemu_status = status;
+	if (vm->on_end)
+		vm->on_end(vm->on_end_arg);
+	vm->on_end = NULL;
+}
+
 static void qemu_ended(struct vm_watch *vm, int status)
 {
 	pthread_mutex_lock(&vm->lock);
-	vm->state.qemu_ended = true;
-	vm->state.qemu_status = status;
+	note_end(vm, status);
 	pthread_mutex_unlock(&vm->lock);
 	tell(vm);
 }
@@ -350,6 +361,16 @@ int vm_watch_wait_end(struct vm_watch *vm, int timeout_ms)
 	}
 }
 
+void vm_watch_on_end(struct vm_watch *vm, void (*fn)(void *arg), void *arg)
+{
+	pthread_mutex_lock(&vm->lock);
+	vm->on_end = fn;
+	vm->on_end_arg = arg;
+	if (vm->state.qemu_ended)
+		note_end(vm, vm->state.qemu_status);
+	pthread_mutex_unlock(&vm->lock);
+}
+
 void vm_watch_kill(struct vm_watch *vm)
 {
 	pthread_mutex_lock(&vm->watcher->lock);
@@ -363,10 +384,8 @@ void vm_watch_note_stop(struct vm_watch *vm)
 	pthread_mutex_lock(&vm->lock);
 	/* With a pid, the pidfd tells the end, and the status with it. */
 	bool ends = !vm->state.qemu_pid && !vm->state.qemu_ended;
-	if (ends) {
-		vm->state.qemu_ended = true;
-		vm->state.qemu_status = -1;
-	}
+	if (ends)
+		note_end(vm, -1);
 	pthread_mutex_unlock(&vm->lock);
 	if (ends)
 		tell(vm);

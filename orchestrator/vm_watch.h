@@ -45,6 +45,9 @@ void vm_watch_get(struct vm_watch *vm, struct vm_watch_state *ret);
 char *vm_watch_tail(struct vm_watch *vm, size_t max);
 /* Wait until QEMU has ended. 0, or -1 after timeout_ms. At once 0 if it never connected. */
 int vm_watch_wait_end(struct vm_watch *vm, int timeout_ms);
+/* Have fn(arg) called once QEMU has ended, at once if it has: on the watcher's thread or this one.
+ * NULL: it is not called any more after this returns. */
+void vm_watch_on_end(struct vm_watch *vm, void (*fn)(void *arg), void *arg);
 /* SIGKILL to QEMU, if it has connected and has not ended. By pidfd: never to a pid used again. */
 void vm_watch_kill(struct vm_watch *vm);
 /* libvirt says that the domain has stopped: an end also for a QEMU that never connected. */

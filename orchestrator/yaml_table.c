@@ -84,51 +84,14 @@ void yaml_table_clear(const struct yaml_table *table, void *target)
 /* Names. -----------------------------------------------------------------------------------------
  */
 
-#define NAME_BYTES 32
-
-/* Insertions, deletions, changes and swaps of neighbours between two short names. */
-static unsigned edit_distance(const char *a, const char *b)
-{
-	unsigned d[NAME_BYTES + 1][NAME_BYTES + 1];
-	size_t n = strlen(a), m = strlen(b);
-
-	if (n > NAME_BYTES || m > NAME_BYTES)
-		return NAME_BYTES;
-	for (size_t i = 0; i <= n; i++)
-		d[i][0] = (unsigned)i;
-	for (size_t j = 0; j <= m; j++)
-		d[0][j] = (unsigned)j;
-	for (size_t i = 1; i <= n; i++) {
-		for (size_t j = 1; j <= m; j++) {
-			unsigned best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
-			best = MIN(best, d[i - 1][j] + 1);
-			best = MIN(best, d[i][j - 1] + 1);
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-				best = MIN(best, d[i - 2][j - 2] + 1);
-			d[i][j] = best;
-		}
-	}
-	return d[n][m];
-}
-
 static const char *nearest_key(const struct yaml_table *table, const char *name)
 {
-	const char *nearest = NULL;
-	unsigned least = (unsigned)MIN(strlen(name), (size_t)9) / 3 + 1;
+	const char *names[64];
+	size_t n = 0;
 
-	for (size_t i = 0; i < table->n_keys; i++) {
-		const char *known = table->keys[i].name;
-		unsigned d = edit_distance(name, known);
-		/* "env_vars", "environment", "work": the one begins with the other. */
-		size_t shorter = MIN(strlen(name), strlen(known));
-		if (shorter >= 3 && strncmp(name, known, shorter) == 0)
-			d = MIN(d, 2u);
-		if (d < least || (d == least && !nearest)) {
-			nearest = known;
-			least = d;
-		}
-	}
-	return nearest;
+	for (size_t i = 0; i < table->n_keys && n < ARRAY_SIZE(names); i++)
+		names[n++] = table->keys[i].name;
+	return str_nearest(name, names, n);
 }
 
 static char *known_keys(const struct yaml_table *table)

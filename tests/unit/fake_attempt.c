@@ -231,6 +231,14 @@ static void run_program(struct attempt *a)
 	stage(a, STAGE_COLLECTED);
 }
 
+static bool has_word(const struct attempt *a, const char *word)
+{
+	for (size_t i = 0; i < a->order->spec->n_argv; i++)
+		if (str_eq(a->order->spec->argv[i], word))
+			return true;
+	return false;
+}
+
 static void *run(void *arg)
 {
 	struct attempt *a = arg;
@@ -245,6 +253,8 @@ static void *run(void *arg)
 	if (!cancelled(a))
 		run_program(a);
 	conclude(a);
+	if (has_word(a, "freed"))
+		tell(a, (struct attempt_event){.type = ATTEMPT_FREED});
 	perform(a, "gone:", false);
 	note(a->host, "gone", a->order->job_id);
 	tell(a, (struct attempt_event){.type = ATTEMPT_GONE});

@@ -8,6 +8,7 @@
  *   collect:PATH   wait for the file after the program ended
  *   artifact:NAME  bring home an artifact of that name
  *   exit:N         end with that exit code (default 0)
+ *   freed          tell that QEMU has ended, after the outcome
  *   gone:PATH      wait for the file between the outcome and the VM's end
  *   nothread       attempt_start() itself fails
  *

@@ -160,16 +160,21 @@ static void loop_submit(void *arg)
 
 static uint64_t ttl_ms; /* of the jobs to come; 0: none */
 
-/* ret_id: char[JOB_ID_SIZE]. The code of its failure, or 0. */
-static enum err_code submit(struct fixture *f, const char *word, char *ret_id)
+/* words: of fake_attempt.h, between blanks. ret_id: char[JOB_ID_SIZE]. The code of its failure, or
+ * 0. */
+static enum err_code submit(struct fixture *f, const char *words, char *ret_id)
 {
 	struct call call = {.f = f, .record = job_record_new()};
 	Job__V1__Spec *spec = call.record->spec = xmalloc(sizeof(*spec));
 
 	job__v1__spec__init(spec);
 	spec->image = xstrdup(FAKE_IMAGE);
-	spec->argv = xcalloc(1, sizeof(*spec->argv));
-	spec->argv[spec->n_argv++] = xstrdup(word);
+	spec->argv = xcalloc(strlen(words), sizeof(*spec->argv));
+	for (const char *word = words; *word; word += strspn(word, " ")) {
+		size_t n = strcspn(word, " ");
+		spec->argv[spec->n_argv++] = xstrndup(word, n);
+		word += n;
+	}
 	call.record->state = JOB_QUEUED;
 	job_id_make(now_real_usec(), call.record->id);
 	memcpy(ret_id, call.record->id, JOB_ID_SIZE);
@@ -307,6 +312,56 @@ static void a_cancel_meets_the_claim(void **state)
 		expect_end(f, ids[i], OUTCOME_CANCELLED);
 }
 
+static bool has_begun(struct fixture *f, const char *id)
+{
+	_cleanup_free_ char *path = str_printf("%s/" FAKE_LOG, f->dir);
+	_cleanup_free_ char *log = read_file(path, MIB, NULL, NULL);
+	_cleanup_free_ char *line = str_printf("start %s\n", id);
+
+	return log && strstr(log, line);
+}
+
+static void a_slot_is_free_when_its_qemu_has_ended(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *path = str_printf("%s/go", f->dir);
+	_cleanup_free_ char *words = str_printf("freed gone:%s", path);
+	_cleanup_free_ char *unseen = str_printf("gone:%s", path);
+	char first[JOB_ID_SIZE], second[JOB_ID_SIZE], third[JOB_ID_SIZE];
+
+	f->config.max_vms = 1;
+	assert_int_equal(submit(f, words, first), 0);
+	expect_end(f, first, OUTCOME_SUCCEEDED);
+	/* The VM of the first is still being tidied up. */
+	assert_int_equal(submit(f, unseen, second), 0);
+	expect_end(f, second, OUTCOME_SUCCEEDED);
+	/* Where QEMU's end is not seen, the slot is free when all is gone. */
+	assert_int_equal(submit(f, "exit:0", third), 0);
+	sleep_ms(50);
+	assert_false(has_begun(f, third));
+	assert_int_equal(write_file(path, "", 0, 0600, false, NULL), 0);
+	expect_end(f, third, OUTCOME_SUCCEEDED);
+}
+
+static void vms_that_stay_hold_up_the_rest(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *path = str_printf("%s/go", f->dir);
+	_cleanup_free_ char *words = str_printf("freed gone:%s", path);
+	char ids[3][JOB_ID_SIZE];
+
+	f->config.max_vms = 1;
+	for (size_t i = 0; i < 2; i++) {
+		assert_int_equal(submit(f, words, ids[i]), 0);
+		expect_end(f, ids[i], OUTCOME_SUCCEEDED);
+	}
+	assert_int_equal(submit(f, "exit:0", ids[2]), 0);
+	sleep_ms(50);
+	assert_false(has_begun(f, ids[2]));
+	assert_int_equal(write_file(path, "", 0, 0600, false, NULL), 0);
+	expect_end(f, ids[2], OUTCOME_SUCCEEDED);
+}
+
 static void old_results_are_swept(void **state)
 {
 	struct fixture *f = *state;
@@ -380,6 +435,8 @@ int main(void)
 		TEST(a_failed_claim_is_tried_again),
 		TEST(an_outcome_is_recorded_when_it_can_be),
 		TEST(a_cancel_meets_the_claim),
+		TEST(a_slot_is_free_when_its_qemu_has_ended),
+		TEST(vms_that_stay_hold_up_the_rest),
 		TEST(old_results_are_swept),
 		TEST(a_job_may_go_earlier_than_others),
 	};

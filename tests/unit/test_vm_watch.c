@@ -14,6 +14,7 @@
 
 #include "common/sock.h"
 #include "common/util.h"
+#include "orchestrator/loop.h"
 #include "orchestrator/vm_watch.h"
 
 struct fixture {
@@ -163,6 +164,35 @@ static void a_qemu_that_never_connected_ends_by_libvirts_word(void **state)
 	end(&f);
 }
 
+static void on_end(void *arg)
+{
+	latch_open(arg);
+}
+
+static void its_end_is_told_once(void **state)
+{
+	struct vm_watch_state s;
+	struct latch told;
+	struct fixture f;
+
+	(void)state;
+	begin(&f, 4096);
+	play_qemu(&f, "orchestrator-worker: ready\n", -1);
+	wait_for(&f, ready, &s);
+	latch_init(&told);
+	vm_watch_on_end(f.vm, on_end, &told);
+	assert_false(told.open);
+	vm_watch_kill(f.vm);
+	latch_wait(&told); /* and it is gone: a second call would be one too many */
+	vm_watch_note_stop(f.vm);
+	/* Who asks late is told at once. */
+	latch_init(&told);
+	vm_watch_on_end(f.vm, on_end, &told);
+	assert_true(told.open);
+	latch_wait(&told);
+	end(&f);
+}
+
 static void removed_while_qemu_talks(void **state)
 {
 	(void)state;
@@ -185,6 +215,7 @@ int main(void)
 		cmocka_unit_test(a_panic_is_told_in_the_kernels_words_escaped),
 		cmocka_unit_test(a_chatty_guest_fills_neither_disk_nor_memory),
 		cmocka_unit_test(a_qemu_that_never_connected_ends_by_libvirts_word),
+		cmocka_unit_test(its_end_is_told_once),
 		cmocka_unit_test(removed_while_qemu_talks),
 	};
 	signal(SIGPIPE, SIG_IGN);
