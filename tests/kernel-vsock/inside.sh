@@ -414,6 +414,7 @@ ordinary_user() { # system|session
 	local id cid pid
 	id=$(cat "$T/tester.$1")
 	wait_until 900 tester_job_began "$1" "$id"
+	tester "$1" "$orc" status "$id"
 	tester "$1" "$orc" list vms -o json >"$T/vms.$1"
 	cid=$(jq -r '.[0].cid' "$T/vms.$1")
 	pid=$(jq -r '.[0].pid' "$T/vms.$1")
