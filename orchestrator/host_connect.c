@@ -37,18 +37,6 @@ void host_forget_domains(struct host *host)
 	}
 }
 
-void host_destroy_later(struct host *host, const char *uuid, const char *dir)
-{
-	struct host_doomed *doomed = xcalloc(1, sizeof(*doomed));
-
-	snprintf(doomed->uuid, sizeof(doomed->uuid), "%s", uuid);
-	doomed->dir = xstrdup(dir);
-	pthread_mutex_lock(&host->lock);
-	doomed->next = host->doomed;
-	host->doomed = doomed;
-	pthread_mutex_unlock(&host->lock);
-}
-
 static int destroy_doomed(
 	struct virt *virt, const char *owner, const struct host_doomed *doomed, struct error **err)
 {
@@ -63,6 +51,14 @@ static int destroy_doomed(
 	return r < 0 ? -1 : remove_tree(doomed->dir, err);
 }
 
+static void add_doomed(struct host *host, struct host_doomed *doomed)
+{
+	pthread_mutex_lock(&host->lock);
+	doomed->next = host->doomed;
+	host->doomed = doomed;
+	pthread_mutex_unlock(&host->lock);
+}
+
 static void destroy_all_doomed(struct host *host, struct virt *virt)
 {
 	pthread_mutex_lock(&host->lock);
@@ -73,9 +69,13 @@ static void destroy_all_doomed(struct host *host, struct virt *virt)
 		struct host_doomed *doomed = all;
 
 		all = doomed->next;
-		if (destroy_doomed(virt, host->owner, doomed, &err) < 0)
+		int r = destroy_doomed(virt, host->owner, doomed, &err);
+		if (r < 0)
 			log_warn("host", "%s: %s", doomed->dir, err->text);
-		doomed_free(doomed);
+		if (r < 0 && !virt_is_connected(virt))
+			add_doomed(host, doomed);
+		else
+			doomed_free(doomed);
 	}
 }
 
@@ -90,10 +90,8 @@ static void *connect_libvirt(void *arg)
 	pthread_mutex_unlock(&host->lock);
 	bool again = virt != NULL;
 	if (again) {
-		if (virt_reconnect(virt, &err) == 0) {
+		if (virt_reconnect(virt, &err) == 0)
 			log_info("libvirt", "connected again");
-			destroy_all_doomed(host, virt);
-		}
 	} else {
 		_cleanup_free_ char *root = str_printf("%s/libvirt", host->config->state_dir);
 		/* The configuration may be outlived. */
@@ -103,6 +101,11 @@ static void *connect_libvirt(void *arg)
 	char *emulator = virt && !again ? virt_emulator(virt) : NULL;
 
 	pthread_mutex_lock(&host->lock);
+	while (host->doomed && !err && virt_is_connected(virt)) {
+		pthread_mutex_unlock(&host->lock);
+		destroy_all_doomed(host, virt);
+		pthread_mutex_lock(&host->lock);
+	}
 	if (!again) {
 		host->virt = virt;
 		host->emulator = emulator;
@@ -158,6 +161,21 @@ static int wait_for(int fd, uint64_t end_usec, int cancel_fd, struct error **err
 static struct virt *connected(struct host *host)
 {
 	return host->virt && !host->connecting && virt_is_connected(host->virt) ? host->virt : NULL;
+}
+
+void host_destroy_later(struct host *host, const char *uuid, const char *dir)
+{
+	struct host_doomed *doomed = xcalloc(1, sizeof(*doomed));
+
+	snprintf(doomed->uuid, sizeof(doomed->uuid), "%s", uuid);
+	doomed->dir = xstrdup(dir);
+	add_doomed(host, doomed);
+	/* Who connects now sees it; who has just connected does not. */
+	pthread_mutex_lock(&host->lock);
+	struct virt *virt = connected(host);
+	pthread_mutex_unlock(&host->lock);
+	if (virt)
+		destroy_all_doomed(host, virt);
 }
 
 /* One try; who comes while another is under way shares it. */

@@ -142,7 +142,7 @@ show_processes() {
 	ps -eo pid,ppid,stat,user:12,time,wchan:24,args --forest 2>/dev/null | grep -v '\]$' |
 		cut -c1-220 | sed 's/^/    /'
 	command -v gdb >/dev/null || return 0
-	for pid in $(pgrep 'orchestrator|libvirtd|virsh|stranger'); do
+	for pid in $(pgrep -f 'orchestrator|libvirtd|virsh|stranger'); do
 		printf '    --- stacks of %s: %s\n' "$pid" "$(tr '\0' ' ' <"/proc/$pid/cmdline")"
 		timeout 90 gdb -p "$pid" -batch -ex 'set pagination off' -ex 'thread apply all bt 24' \
 			2>/dev/null </dev/null | grep -E '^(Thread|#)' | cut -c1-160 | sed 's/^/    /'
