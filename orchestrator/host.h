@@ -34,10 +34,10 @@ struct host {
 };
 
 /* The connection, made at the first call, and again when it was lost. The first is tried once, so
- * that a wrong setting is told at once; a libvirt that was there before gets half a minute to come
- * back. A libvirtd that takes the connection and says nothing costs its caller a minute
- * (ERR_TIMEOUT). All of that ends when cancel_fd (-1: none) becomes readable (ERR_CANCELLED);
- * others who only look at the host do not wait. */
+ * that a wrong setting is told at once; a libvirt that was there before, or that starts by itself,
+ * gets half a minute to come (back). A libvirtd that takes the connection and says nothing costs
+ * its caller a minute (ERR_TIMEOUT). All of that ends when cancel_fd (-1: none) becomes readable
+ * (ERR_CANCELLED); others who only look at the host do not wait. */
 struct virt *host_virt(struct host *host, int cancel_fd, struct error **err);
 /* One try to have a connection, now. */
 bool host_try_libvirt(struct host *host);

@@ -204,6 +204,13 @@ static struct virt *try_connect(struct host *host, int cancel_fd, struct error *
 	return virt;
 }
 
+/* libvirt starts the user's libvirtd, and waits five seconds for it to listen: too short for a slow
+ * machine, where it is there at the next try. */
+static bool starts_by_itself(const struct host *host)
+{
+	return str_starts(host->config->libvirt_uri, "qemu:///session") && geteuid() != 0;
+}
+
 struct virt *host_virt(struct host *host, int cancel_fd, struct error **err)
 {
 	uint64_t end = now_mono_usec() + UINT64_C(1000) * RECONNECT_MS;
@@ -217,7 +224,7 @@ struct virt *host_virt(struct host *host, int cancel_fd, struct error **err)
 		if (virt)
 			return virt;
 		pthread_mutex_lock(&host->lock);
-		bool worth_it = host->expected || host->virt;
+		bool worth_it = host->expected || host->virt || starts_by_itself(host);
 		pthread_mutex_unlock(&host->lock);
 		if (failed->code != ERR_UNAVAILABLE || !worth_it ||
 			now + wait_ms * UINT64_C(1000) > end) {

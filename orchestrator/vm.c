@@ -37,7 +37,7 @@
 #define LIBVIRT_LOSSES 3 /* in starting one VM */
 #define TAIL_IN_ERRORS 400
 /* How long the reason for one loss may come after the loss. */
-#define SETTLE_MS 2000
+#define SETTLE_MS 10000
 
 static void progress(struct vm *vm, enum job_stage stage)
 {

@@ -19,7 +19,7 @@ orc=$INSTALLED/bin/orchestrator
 system=qemu:///system
 free_first=70002 # 70001 is held by somebody else
 passed=0 failed=0 skipped=0 current=''
-test_seconds=${TEST_SECONDS:-300} # that one test may take
+test_seconds=${TEST_SECONDS:-500} # that one test may take
 T=$(mktemp -d /tmp/kv.XXXXXX)
 chmod 755 "$T"
 pids=()
@@ -108,7 +108,7 @@ vm_of() { # JOB JQ-PATH
 }
 
 job_began() {
-	orc status -o json "$1" | jq -e '.state | . == "running" or . == "finished"'
+	[[ $(field "$1" .state) =~ ^(running|finished)$ ]]
 }
 
 job_is() {
@@ -261,14 +261,14 @@ the_host_is_ready() {
 two_vms_at_once() {
 	echo given >"$T/given"
 	orc submit --image minimal --name stays -- sleep 3000 >"$T/stays"
-	wait_until 900 job_began "$(cat "$T/stays")"
+	wait_until 400 job_began "$(cat "$T/stays")"
 	orc submit --image minimal --name hello --input "$T/given:/home/job/given" \
 		--input "$PROBES/vsock_probe:/home/job/vsock_probe" --output /home/job/made -- sh -c '
 			echo hello; cat given; ./vsock_probe socket; echo words >&2; echo made >made
 			while ! [ -e /tmp/end ] && [ $((n = n + 1)) -lt 25 ]; do sleep 1; done
 			echo last; exit 7' >"$T/hello"
 	(orc logs -f "$(cat "$T/hello")" >"$T/streamed" 2>&1 &)
-	wait_until 900 grep -Eq '^hello|failed' "$T/streamed"
+	wait_until 400 grep -Eq '^hello|failed' "$T/streamed"
 	expect_match '^hello' "$T/streamed"
 	orc list vms -o json >"$T/vms"
 	job_is "$(cat "$T/hello")" running || fail "its output came when it had ended"
@@ -406,15 +406,22 @@ a_sweep_spares_foreign_domains() {
 	expect_match "^foreign-$$\$" "$T/out"
 }
 
+# A job of an ordinary user, whose daemon is killed under it and taken up by the next.
 ordinary_user() { # system|session
 	[[ $OUTER_VM ]] || not_verified "needs a user of its own, which is made in the outer VM only"
 	# The worker of a user who may not bind low ports hears others, but tells them nothing.
-	tester "$1" "$orc" submit --image minimal -- sh -c 'echo "as $0"; sleep 15; exit 9' "$1" \
-		>"$T/tester.$1"
-	local id cid pid
+	# shellcheck disable=SC2016 # the guest's shell expands it
+	tester "$1" "$orc" submit --image minimal --output /home/job/made -- sh -c '
+		head -c 300000 /dev/zero; i=0
+		while [ $i -lt 40 ]; do echo $i; i=$((i+1)); sleep 1; done
+		echo "as $0" >&2; echo made >/home/job/made; exit 9' "$1" >"$T/tester.$1"
+	local id cid pid code=0
 	id=$(cat "$T/tester.$1")
-	wait_until 900 tester_job_began "$1" "$id"
-	tester "$1" "$orc" status "$id"
+	wait_until 400 tester_job_began "$1" "$id"
+	[[ $(tester_state "$1" "$id") == running ]] || {
+		tester "$1" "$orc" status "$id"
+		fail "the job does not run"
+	}
 	tester "$1" "$orc" list vms -o json >"$T/vms.$1"
 	cid=$(jq -r '.[0].cid' "$T/vms.$1")
 	pid=$(jq -r '.[0].pid' "$T/vms.$1")
@@ -424,15 +431,31 @@ ordinary_user() { # system|session
 	cat "$T/out.$1"
 	expect_match '^hello: answered$' "$T/out.$1"
 	expect_equal "answers" 1 "$(grep -c answered "$T/out.$1")"
-	local code=0
+	kill -KILL "$(cat "$T/tester/$1/lock")"
+	[[ -e /proc/$pid/cmdline ]] || fail "QEMU went with the daemon"
 	tester "$1" "$orc" wait "$id" >/dev/null || code=$?
+	tester "$1" "$orc" status "$id"
 	expect_equal "exit code" 9 $code
-	expect_equal output "as $1" "$(tester "$1" "$orc" logs "$id")"
+	{ head -c 300000 /dev/zero; seq 0 39; } | cmp - "$T/tester/$1/jobs/$id/stdout"
+	expect_equal stderr "as $1" "$(cat "$T/tester/$1/jobs/$id/stderr")"
+	expect_equal artifact made "$(cat "$T/tester/$1/jobs/$id/artifacts/made")"
+	expect_match "$id: taken up in" "$T/tester/$1/daemon.log"
+	wait_until 60 nothing_of_tester "$1"
 	tester "$1" "$orc" stop
 }
 
+tester_state() {
+	tester "$1" "$orc" status -o json "$2" | jq -r .state
+}
+
 tester_job_began() {
-	tester "$1" "$orc" status -o json "$2" | jq -e '.state | . == "running" or . == "finished"'
+	[[ $(tester_state "$@") =~ ^(running|finished)$ ]]
+}
+
+nothing_of_tester() {
+	! tester "$1" virsh -q -c "qemu:///$1" list --all --name | grep -q '^orchestrator-' &&
+		[[ -z $(ls "$T/tester/$1/run/vm") ]] && ! pgrep -f "$T/tester/$1/run/vm/" &&
+		! compgen -G "$T/tester/$1/jobs/*/vm.json"
 }
 
 user_of_the_system_libvirt() {
