@@ -4,7 +4,8 @@
 #   make test     unit tests (ASan, UBSan) and integration tests with real VMs
 #   make test-kernel-vsock
 #                 the kernel's vhost-vsock and libvirtd, in an outer VM where they are not here
-#   make test-faults  kill the daemon at each of its steps, and look at what the next one makes of it
+#   make test-faults [FAULT_RUNS=10] [FAULT='disk_full ...']
+#                 each fault (tests/faults) so many times, and the daemon killed at each of its steps
 #   make help     all targets
 
 O       := build
@@ -22,6 +23,7 @@ COMMON := \
 	common/file_tree_write.c \
 	common/files.c \
 	common/log.c \
+	common/log_file.c \
 	common/remove_tree.c \
 	common/rpc.c \
 	common/rpc_call.c \
@@ -38,6 +40,8 @@ COMMON := \
 ORCHESTRATOR := \
 	orchestrator/accel.c \
 	orchestrator/attempt.c \
+	orchestrator/attempt_vm.c \
+	orchestrator/ballast.c \
 	orchestrator/bench_measure.c \
 	orchestrator/bench_plot.c \
 	orchestrator/bench_report.c \
@@ -53,6 +57,7 @@ ORCHESTRATOR := \
 	orchestrator/control_jobs.c \
 	orchestrator/control_logs.c \
 	orchestrator/control_submit.c \
+	orchestrator/control_submit_many.c \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
@@ -120,6 +125,7 @@ CLI := \
 	orchestrator/cli/help.c \
 	orchestrator/cli/image.c \
 	orchestrator/cli/interrupt.c \
+	orchestrator/cli/job_source.c \
 	orchestrator/cli/job_view.c \
 	orchestrator/cli/launch.c \
 	orchestrator/cli/list.c \
@@ -128,6 +134,7 @@ CLI := \
 	orchestrator/cli/options.c \
 	orchestrator/cli/output.c \
 	orchestrator/cli/progress.c \
+	orchestrator/cli/reconnect.c \
 	orchestrator/cli/report.c \
 	orchestrator/cli/result.c \
 	orchestrator/cli/run.c \
@@ -137,6 +144,7 @@ CLI := \
 	orchestrator/cli/status.c \
 	orchestrator/cli/stop.c \
 	orchestrator/cli/submit.c \
+	orchestrator/cli/submit_many.c \
 	orchestrator/cli/upload.c \
 	orchestrator/cli/validate.c \
 	orchestrator/cli/version.c \
@@ -193,9 +201,12 @@ UNIT_TESTS := \
 	tests/unit/test_host.c \
 	tests/unit/test_image.c \
 	tests/unit/test_image_build.c \
+	tests/unit/test_image_kernel.c \
+	tests/unit/test_image_parts.c \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
+	tests/unit/test_log_file.c \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
 	tests/unit/test_remove_tree.c \
@@ -209,6 +220,7 @@ UNIT_TESTS := \
 	tests/unit/test_sock.c \
 	tests/unit/test_spawn.c \
 	tests/unit/test_store.c \
+	tests/unit/test_store_errors.c \
 	tests/unit/test_store_queue.c \
 	tests/unit/test_util.c \
 	tests/unit/test_vm_note.c \
@@ -218,14 +230,23 @@ UNIT_TESTS := \
 	tests/unit/test_vsock_vring.c \
 	tests/unit/test_worker_executor.c \
 	tests/unit/test_worker_files.c \
+	tests/unit/test_worker_run.c \
 	tests/unit/test_worker_service.c \
 	tests/unit/test_worker_user.c \
 	tests/unit/test_yaml_table.c
 
 FUZZERS := \
 	tests/fuzz/fuzz_config.c \
+	tests/fuzz/fuzz_console.c \
+	tests/fuzz/fuzz_control.c \
 	tests/fuzz/fuzz_file_tree.c \
 	tests/fuzz/fuzz_jobspec.c \
+	tests/fuzz/fuzz_kernel.c \
+	tests/fuzz/fuzz_manifest.c \
+	tests/fuzz/fuzz_recipe.c \
+	tests/fuzz/fuzz_results.c \
+	tests/fuzz/fuzz_state_files.c \
+	tests/fuzz/fuzz_text.c \
 	tests/fuzz/fuzz_vhost_user.c \
 	tests/fuzz/fuzz_vring.c \
 	tests/fuzz/fuzz_vsock_packet.c
@@ -352,6 +373,8 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
 $(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
+$(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
+	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
 $(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
 $(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)
 
@@ -415,8 +438,9 @@ $(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lcmocka -lpq $(HOST_LIBS)
 
-# Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each. What they find and what
-# they learn stays in build/fuzz; V=1 shows libFuzzer's own words.
+# Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each, from the few inputs in
+# tests/fuzz/seeds on. What they find and what they learn stays in build/fuzz; V=1 shows libFuzzer's
+# own words.
 FUZZ_SECONDS ?= 30
 FUZZ_CFLAGS  := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer
@@ -443,17 +467,28 @@ fuzz: $(FUZZ_BIN)
 		mkdir -p $$f.corpus; \
 		echo "$${f##*/}: $(FUZZ_SECONDS) s"; \
 		$$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$$f- $$f.corpus \
+			$$(ls -d tests/fuzz/seeds/$${f##*/fuzz_} 2>/dev/null) \
 			$(if $(V),,>$$f.log 2>&1) || { tail -n 60 $$f.log; exit 1; }; \
 	done
 
-# The daemon to be killed, and its device; tests/integration/test_adopt.sh uses them.
+# The daemon to be killed, its device, and a worker to be killed; tests/integration/test_adopt.sh and
+# tests/faults/test_worker_lost.sh use them.
 .PHONY: failpoints test-faults
 failpoints:
 	@$(MAKE) --no-print-directory FAILPOINTS=1 $(O)/failpoints/bin/orchestrator \
-		$(O)/failpoints/libexec/orchestrator/vsock-device
-# Kill the daemon at each of its failpoints, about ten seconds for one.
+		$(O)/failpoints/libexec/orchestrator/vsock-device \
+		$(O)/failpoints/libexec/orchestrator/guest-worker
+# Faults, FAULT_RUNS times each; FAULT names some of tests/faults/run --list, "store" the errors under
+# SQLite, "daemon" the daemon killed at each of its failpoints. About an hour for all.
+FAULT_RUNS ?= 10
+FAULT      ?=
+faults_vm  := $(filter-out store daemon,$(FAULT))
 test-faults: programs image failpoints
-	tests/faults/kill-daemon
+	$(if $(filter store,$(if $(FAULT),$(FAULT),store)),\
+		$(MAKE) --no-print-directory SAN=1 $(O)/san/bin/unit/test_store_errors && \
+		FAULT_RUNS=$(FAULT_RUNS) $(O)/san/bin/unit/test_store_errors 2>$(O)/store-errors.log)
+	$(if $(faults_vm)$(if $(FAULT),,all),tests/faults/run --runs $(FAULT_RUNS) $(faults_vm))
+	$(if $(filter daemon,$(if $(FAULT),$(FAULT),daemon)),tests/faults/kill-daemon)
 
 integration: programs image failpoints
 	tests/integration/run $(if $(FILTER),--filter '$(FILTER)')
@@ -475,6 +510,7 @@ test:
 	@$(MAKE) --no-print-directory image
 	@tests/run-unit $(O)/san/bin/unit
 	tests/integration/run
+	tests/faults/run --runs 1
 
 deps:
 	@scripts/deps

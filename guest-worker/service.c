@@ -13,6 +13,7 @@
 #include <sys/utsname.h>
 #include <time.h>
 
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/util.h"
@@ -54,6 +55,11 @@ int worker_require_proof(struct rpc_call *call, struct error **err)
 			     "the host has not proven that it knows this boot's secret");
 }
 
+ProtobufCMessage *worker_proven_request(struct rpc_call *call, struct error **err)
+{
+	return worker_require_proof(call, err) < 0 ? NULL : worker_request(call, err);
+}
+
 /* Who is there. ---------------------------------------------------------------------------------
  */
 
@@ -88,6 +94,7 @@ static int send_hello(
 	struct utsname name;
 	struct sysinfo info;
 
+	FAILPOINT("worker.hello");
 	if (uname(&name) < 0 || sysinfo(&info) < 0)
 		return error_errno(err, errno, "asking the kernel about itself");
 	make_proof(rpc_call_conn(call), host_nonce, nonce, proof);
@@ -196,9 +203,7 @@ static int handle_info(struct rpc_call *call, void *arg, struct error **err)
 	Worker__V1__InfoReply reply = WORKER__V1__INFO_REPLY__INIT;
 	struct statvfs fs;
 
-	if (worker_require_proof(call, err) < 0)
-		return -1;
-	ProtobufCMessage *message = worker_request(call, err);
+	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;
 	rpc_message_free(message);
@@ -215,9 +220,7 @@ static int handle_ping(struct rpc_call *call, void *arg, struct error **err)
 	Worker__V1__PingReply reply = WORKER__V1__PING_REPLY__INIT;
 
 	(void)arg;
-	if (worker_require_proof(call, err) < 0)
-		return -1;
-	ProtobufCMessage *message = worker_request(call, err);
+	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;
 	const Worker__V1__PingRequest *request = (const Worker__V1__PingRequest *)message;
@@ -233,9 +236,7 @@ static int handle_addition(struct rpc_call *call, void *arg, struct error **err)
 	Worker__V1__AdditionReply reply = WORKER__V1__ADDITION_REPLY__INIT;
 
 	(void)arg;
-	if (worker_require_proof(call, err) < 0)
-		return -1;
-	ProtobufCMessage *message = worker_request(call, err);
+	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;
 	const Worker__V1__AdditionRequest *request = (const Worker__V1__AdditionRequest *)message;
@@ -252,9 +253,7 @@ static int handle_shutdown(struct rpc_call *call, void *arg, struct error **err)
 	struct worker *worker = arg;
 	uint64_t one = 1;
 
-	if (worker_require_proof(call, err) < 0)
-		return -1;
-	ProtobufCMessage *message = worker_request(call, err);
+	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;
 	rpc_message_free(message);

@@ -11,7 +11,7 @@
  *   adopt -> hello -> attach -> outputs -> ...
  *
  * The worker still has the output that we do not have and the exit, however often it was sent. */
-#include "orchestrator/attempt.h"
+#include "orchestrator/attempt_private.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -22,13 +22,10 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/util.h"
-#include "orchestrator/guest.h"
+#include "orchestrator/ballast.h"
 #include "orchestrator/results.h"
 #include "orchestrator/run_exit.h"
-#include "orchestrator/vm.h"
-#include "orchestrator/vm_note.h"
 
-#define CONNECT_TIMEOUT_MS 10000
 /* How long a lost worker's VM may take to say why. */
 #define SETTLE_MS   10000
 #define STACK_BYTES (512 * KIB)
@@ -36,36 +33,10 @@
  * longer. */
 #define RECORD_WAIT_S 20
 
-struct attempt {
-	struct host *host;		   /* borrowed */
-	const struct attempt_order *order; /* borrowed */
-	attempt_listener listener;
-	void *arg;
-	pthread_t thread;
-	int cancel_fd; /* readable once cancelled */
-
-	pthread_mutex_t lock; /* below: */
-	char *cancelled;      /* owned; why; NULL: it is not */
-	pthread_cond_t changed;
-	bool recorded;
-	struct guest *guest; /* while guest_interrupt() may be called */
-
-	/* The thread's own. */
-	struct job_result result;
-	struct image *image;
-	char *console; /* owned */
-	struct vm_order vm_order;
-	struct vm *vm;
-	struct results *results;
-	struct vm_note note;
-	bool noted;
-	enum job_state state; /* the last that was told */
-};
-
 /* Events. ----------------------------------------------------------------------------------------
  */
 
-static void emit(struct attempt *a, const struct attempt_event *event)
+void attempt_emit(struct attempt *a, const struct attempt_event *event)
 {
 	a->listener(a->arg, event);
 }
@@ -76,22 +47,28 @@ static void write_note(struct attempt *a)
 
 	memcpy(a->note.times, a->result.times, sizeof(a->note.times));
 	/* Without it the job is lost if the daemon is; that is no reason to lose it now. */
-	if (vm_note_write(a->order->job_dir, &a->note, &err) < 0)
-		log_warn(a->order->job_id, "%s", err->text);
+	while (vm_note_write(a->order->job_dir, &a->note, &err) < 0) {
+		if (err->code != ERR_LIMIT || !ballast_give()) {
+			log_warn(a->order->job_id, "%s", err->text);
+			break;
+		}
+		error_free(steal_ptr(err));
+	}
 	a->noted = true;
 }
 
-static void stage_at(struct attempt *a, enum job_stage stage, uint64_t usec)
+void attempt_stage_at(struct attempt *a, enum job_stage stage, uint64_t usec)
 {
 	a->result.times[stage] = usec;
 	if (a->noted && stage < STAGE_COLLECTED)
 		write_note(a);
-	emit(a, &(struct attempt_event){.type = ATTEMPT_STAGE, .stage = stage, .usec = usec});
+	attempt_emit(
+		a, &(struct attempt_event){.type = ATTEMPT_STAGE, .stage = stage, .usec = usec});
 }
 
-static void stage(struct attempt *a, enum job_stage stage_reached)
+void attempt_stage(struct attempt *a, enum job_stage stage_reached)
 {
-	stage_at(a, stage_reached, now_real_usec());
+	attempt_stage_at(a, stage_reached, now_real_usec());
 }
 
 static void enter_state(struct attempt *a, enum job_state state)
@@ -100,24 +77,14 @@ static void enter_state(struct attempt *a, enum job_state state)
 	if (state <= a->state)
 		return;
 	a->state = state;
-	emit(a, &(struct attempt_event){.type = ATTEMPT_STATE, .state = state});
+	attempt_emit(a, &(struct attempt_event){.type = ATTEMPT_STATE, .state = state});
 }
 
-static void tell_output(struct attempt *a)
+void attempt_tell_output(struct attempt *a)
 {
-	emit(a, &(struct attempt_event){.type = ATTEMPT_OUTPUT,
-			.stdout_size = results_kept(a->results, RESULTS_STDOUT),
-			.stderr_size = results_kept(a->results, RESULTS_STDERR)});
-}
-
-static void on_vm_progress(
-	void *arg, const struct vm_facts *facts, enum job_stage reached, uint64_t usec)
-{
-	struct attempt *a = arg;
-
-	if (reached != STAGES)
-		stage_at(a, reached, usec);
-	emit(a, &(struct attempt_event){.type = ATTEMPT_VM, .vm = facts});
+	attempt_emit(a, &(struct attempt_event){.type = ATTEMPT_OUTPUT,
+				.stdout_size = results_kept(a->results, RESULTS_STDOUT),
+				.stderr_size = results_kept(a->results, RESULTS_STDERR)});
 }
 
 /* Outcomes. --------------------------------------------------------------------------------------
@@ -131,14 +98,14 @@ static void conclude(struct attempt *a, enum job_outcome outcome, int exit_code,
 	a->result.error = xstrdup(text);
 }
 
-static void conclude_ours(struct attempt *a, enum job_outcome outcome, const struct error *err)
+void attempt_conclude_ours(struct attempt *a, enum job_outcome outcome, const struct error *err)
 {
 	int code = outcome == OUTCOME_CANCELLED ? EXIT_CANCELLED : EXIT_INFRA;
 
 	conclude(a, outcome, code, err ? err->text : "no reason is known");
 }
 
-static bool is_cancelled(struct attempt *a)
+bool attempt_is_cancelled(struct attempt *a)
 {
 	pthread_mutex_lock(&a->lock);
 	bool cancelled = a->cancelled != NULL;
@@ -146,7 +113,7 @@ static bool is_cancelled(struct attempt *a)
 	return cancelled;
 }
 
-static void conclude_cancelled(struct attempt *a)
+void attempt_conclude_cancelled(struct attempt *a)
 {
 	pthread_mutex_lock(&a->lock);
 	conclude(a, OUTCOME_CANCELLED, EXIT_CANCELLED,
@@ -154,23 +121,22 @@ static void conclude_cancelled(struct attempt *a)
 	pthread_mutex_unlock(&a->lock);
 }
 
-/* A call to the worker failed: was it us, the disk, the worker, or the VM under it? */
-static void conclude_call_failed(struct attempt *a, struct error **err)
+void attempt_conclude_call_failed(struct attempt *a, struct error **err)
 {
-	switch (is_cancelled(a) ? ERR_CANCELLED : (*err)->code) {
+	switch (attempt_is_cancelled(a) ? ERR_CANCELLED : (*err)->code) {
 	case ERR_CANCELLED:
-		conclude_cancelled(a);
+		attempt_conclude_cancelled(a);
 		return;
 	case ERR_UNAVAILABLE:
 	case ERR_TIMEOUT:
 	case ERR_DATA_LOSS:
 	case ERR_UNKNOWN: {
 		enum job_outcome outcome = vm_why_lost(a->vm, SETTLE_MS, err);
-		conclude_ours(a, outcome, *err);
+		attempt_conclude_ours(a, outcome, *err);
 		return;
 	}
 	default:
-		conclude_ours(a, OUTCOME_INFRA, *err);
+		attempt_conclude_ours(a, OUTCOME_INFRA, *err);
 	}
 }
 
@@ -185,152 +151,17 @@ static void conclude_exit(struct attempt *a, const Worker__V1__RunExit *exit)
 /* Steps. -----------------------------------------------------------------------------------------
  */
 
-static uint32_t cpus_of(const Job__V1__Spec *spec)
-{
-	return spec->resources && spec->resources->has_cpus ? spec->resources->cpus : DEFAULT_CPUS;
-}
-
-static uint64_t memory_of(const Job__V1__Spec *spec)
-{
-	return spec->resources && spec->resources->has_memory_bytes ? spec->resources->memory_bytes
-								    : DEFAULT_MEMORY;
-}
-
-static uint64_t disk_of(const Job__V1__Spec *spec)
-{
-	return spec->resources && spec->resources->has_disk_bytes ? spec->resources->disk_bytes : 0;
-}
-
-static void order_vm(struct attempt *a)
-{
-	const Job__V1__Spec *spec = a->order->spec;
-
-	a->console = str_printf("%s/console.log", a->order->job_dir);
-	a->vm_order = (struct vm_order){
-		.job_id = a->order->job_id,
-		.attempt = a->order->number,
-		.cpus = cpus_of(spec),
-		.memory_bytes = memory_of(spec),
-		.disk_bytes = disk_of(spec),
-		.console_file = a->console,
-		.cancel_fd = a->cancel_fd,
-		.on_progress = on_vm_progress,
-		.arg = a,
-	};
-}
-
-static int adopt(struct attempt *a)
-{
-	_cleanup_error_ struct error *err = NULL;
-
-	order_vm(a);
-	a->state = a->order->adopted;
-	if (vm_note_read(a->order->job_dir, &a->note, &err) == 0)
-		a->results = results_reopen(a->order->job_dir, a->order->spec, &err);
-	if (a->results)
-		a->vm = vm_adopt(a->host, &a->vm_order, &a->note, &err);
-	if (!a->vm) {
-		error_wrap(&err, "the daemon ended while the job ran");
-		conclude_ours(a, OUTCOME_INFRA, err);
-		return -1;
-	}
-	memcpy(a->result.times, a->note.times, sizeof(a->result.times));
-	a->noted = true;
-	log_info(a->order->job_id, "taken up in %s, with %llu and %llu bytes of output",
-		vm_facts(a->vm)->id, (unsigned long long)results_kept(a->results, RESULTS_STDOUT),
-		(unsigned long long)results_kept(a->results, RESULTS_STDERR));
-	tell_output(a);
-	return 0;
-}
-
-static int boot(struct attempt *a)
-{
-	const Job__V1__Spec *spec = a->order->spec;
-	_cleanup_error_ struct error *err = NULL;
-	enum job_outcome outcome = OUTCOME_INFRA;
-
-	FAILPOINT("boot.begin");
-	order_vm(a);
-	vm_note_remove(a->order->job_dir);
-	a->image = image_find(a->host->config, spec->image, &err);
-	a->results = a->image ? results_open(a->order->job_dir, spec, &err) : NULL;
-	if (a->results) {
-		a->vm_order.image = a->image;
-		a->vm = vm_boot(a->host, &a->vm_order, &outcome, &err);
-	}
-	if (!a->vm) {
-		if (outcome == OUTCOME_CANCELLED || is_cancelled(a))
-			conclude_cancelled(a);
-		else
-			conclude_ours(a, outcome, err);
-		return -1;
-	}
-	return 0;
-}
-
-/* The guest's own clock says when its kernel was done, relative to when it listened; put on ours.
- */
-static void stage_kernel_up(struct attempt *a, const struct guest_hello *hello, uint64_t ready)
-{
-	uint64_t init =
-		hello->ready_usec > hello->kernel_usec ? hello->ready_usec - hello->kernel_usec : 0;
-	uint64_t created = a->result.times[STAGE_DOMAIN_CREATED];
-
-	/* A hostile clock gets no further than the domain's creation. */
-	stage_at(a, STAGE_KERNEL_UP, ready > created + init ? ready - init : created);
-}
-
-/* From here on a cancel goes through the guest. One that came before is seen now. */
-static void reachable(struct attempt *a, struct guest *guest)
-{
-	pthread_mutex_lock(&a->lock);
-	a->guest = guest;
-	if (a->cancelled)
-		guest_interrupt(guest);
-	pthread_mutex_unlock(&a->lock);
-}
-
-static int hello(struct attempt *a)
-{
-	_cleanup_error_ struct error *err = NULL;
-	struct guest_hello said;
-	uint64_t announced = now_real_usec();
-	int fd = vm_connect(a->vm, WORKER_PORT, CONNECT_TIMEOUT_MS, &err);
-	struct guest *guest = fd < 0 ? NULL : guest_new(fd, vm_facts(a->vm)->id, &err);
-
-	FAILPOINT("hello.connected");
-	if (guest)
-		reachable(a, guest);
-	if (!guest || guest_hello(guest, vm_secret(a->vm), &said, &err) < 0) {
-		error_wrap(&err, "reaching the worker");
-		if (err->code == ERR_UNAUTHENTICATED || err->code == ERR_STATE)
-			conclude_ours(a, OUTCOME_BOOT_FAILED, err);
-		else
-			conclude_call_failed(a, &err);
-		return -1;
-	}
-	if (!a->order->adopted) {
-		stage_kernel_up(a, &said, announced);
-		stage(a, STAGE_WORKER_READY);
-	}
-	a->result.wall.kernel = xstrdup(said.kernel);
-	FAILPOINT("hello.proven");
-	if (vm_fill_wall(a->vm, &a->result.wall, &err) < 0)
-		log_warn(a->order->job_id, "%s", err->text);
-	return 0;
-}
-
 static int send_inputs(struct attempt *a)
 {
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_free_ char *dir = str_printf("%s/inputs", a->order->job_dir);
 
 	if (guest_put_inputs(a->guest, a->order->spec, dir, &err) < 0) {
-		conclude_call_failed(a, &err);
+		attempt_conclude_call_failed(a, &err);
 		return -1;
 	}
 	FAILPOINT("inputs.sent");
-	stage(a, STAGE_INPUTS_SENT);
+	attempt_stage(a, STAGE_INPUTS_SENT);
 	return 0;
 }
 
@@ -339,7 +170,7 @@ static void on_started(void *arg)
 	struct attempt *a = arg;
 
 	if (!a->result.times[STAGE_PROGRAM_STARTED])
-		stage(a, STAGE_PROGRAM_STARTED);
+		attempt_stage(a, STAGE_PROGRAM_STARTED);
 	FAILPOINT("run.started");
 	vm_set_state(a->vm, "running");
 	enter_state(a, JOB_RUNNING);
@@ -351,7 +182,7 @@ static void on_first_byte(void *arg, uint64_t usec)
 
 	FAILPOINT("run.first-byte");
 	if (!a->result.times[STAGE_FIRST_BYTE])
-		stage_at(arg, STAGE_FIRST_BYTE, usec);
+		attempt_stage_at(arg, STAGE_FIRST_BYTE, usec);
 }
 
 static int on_output(
@@ -364,7 +195,7 @@ static int on_output(
 	if (results_output(a->results, to, data, n, err) < 0)
 		return -1;
 	if (results_kept(a->results, to) != before)
-		tell_output(a);
+		attempt_tell_output(a);
 	return 0;
 }
 
@@ -402,12 +233,12 @@ static int run_program(struct attempt *a)
 
 	results_on_first_byte(a->results, on_first_byte, a);
 	if (start_or_attach(a, &sink, &exit, &err) < 0) {
-		conclude_call_failed(a, &err);
+		attempt_conclude_call_failed(a, &err);
 		return -1;
 	}
 	FAILPOINT("run.exit");
 	if (!a->result.times[STAGE_PROGRAM_ENDED])
-		stage(a, STAGE_PROGRAM_ENDED);
+		attempt_stage(a, STAGE_PROGRAM_ENDED);
 	results_guest_counted(
 		a->results, RESULTS_STDOUT, exit->stdout_bytes, exit->stdout_truncated);
 	results_guest_counted(
@@ -437,7 +268,11 @@ static void collect(struct attempt *a)
 	if (guest_get_outputs(a->guest, a->order->spec, take_record, a->results, &err) < 0 ||
 		results_artifacts_finish(a->results, &got, &err) < 0) {
 		error_wrap(&err, "collecting the outputs");
-		conclude_call_failed(a, &err);
+		/* How the program failed says more than that the disk is full. */
+		if (err->code == ERR_LIMIT && a->result.outcome != OUTCOME_SUCCEEDED)
+			a->result.left_out = xstrdup(err->text);
+		else
+			attempt_conclude_call_failed(a, &err);
 		return;
 	}
 	FAILPOINT("outputs.published");
@@ -451,7 +286,7 @@ static void collect(struct attempt *a)
 	a->result.n_artifacts = got.n_artifacts;
 	got.n_artifacts = 0;
 	results_artifacts_clear(&got);
-	stage(a, STAGE_COLLECTED);
+	attempt_stage(a, STAGE_COLLECTED);
 }
 
 /* The whole. -------------------------------------------------------------------------------------
@@ -473,7 +308,7 @@ static void finish_results(struct attempt *a)
 		return;
 	results_fill(a->results, &a->result);
 	if (results_sync(a->results, &err) < 0)
-		conclude_ours(a, OUTCOME_INFRA, err);
+		attempt_conclude_ours(a, OUTCOME_INFRA, err);
 	FAILPOINT("results.synced");
 	results_close(steal_ptr(a->results));
 }
@@ -493,7 +328,7 @@ static void wait_recorded(struct attempt *a)
 
 static void on_freed(void *arg)
 {
-	emit(arg, &(struct attempt_event){.type = ATTEMPT_FREED});
+	attempt_emit(arg, &(struct attempt_event){.type = ATTEMPT_FREED});
 }
 
 static void *run(void *arg)
@@ -502,13 +337,14 @@ static void *run(void *arg)
 
 	a->result.times[STAGE_SUBMITTED] = a->order->submitted_usec;
 	a->result.times[STAGE_STARTED] = a->order->started_usec;
-	bool there = a->order->adopted ? adopt(a) == 0 && hello(a) == 0
-				       : boot(a) == 0 && hello(a) == 0 && send_inputs(a) == 0;
+	bool there = a->order->adopted ? attempt_adopt_vm(a) == 0 && attempt_hello(a) == 0
+				       : attempt_boot_vm(a) == 0 && attempt_hello(a) == 0 &&
+						 send_inputs(a) == 0;
 	if (there && run_program(a) == 0)
 		collect(a);
 	hang_up(a);
 	finish_results(a);
-	emit(a, &(struct attempt_event){.type = ATTEMPT_DONE, .result = &a->result});
+	attempt_emit(a, &(struct attempt_event){.type = ATTEMPT_DONE, .result = &a->result});
 	FAILPOINT("attempt.done");
 	wait_recorded(a);
 	FAILPOINT("attempt.recorded");
@@ -519,8 +355,8 @@ static void *run(void *arg)
 	FAILPOINT("attempt.destroyed");
 	vm_note_remove(a->order->job_dir);
 	FAILPOINT("attempt.forgotten");
-	stage(a, STAGE_DESTROYED);
-	emit(a, &(struct attempt_event){.type = ATTEMPT_GONE});
+	attempt_stage(a, STAGE_DESTROYED);
+	attempt_emit(a, &(struct attempt_event){.type = ATTEMPT_GONE});
 	return NULL;
 }
 

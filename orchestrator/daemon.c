@@ -3,11 +3,15 @@
 #include <signal.h>
 
 #include "common/log.h"
+#include "common/log_file.h"
 #include "common/util.h"
+#include "orchestrator/ballast.h"
 #include "orchestrator/capacity.h"
 #include "orchestrator/control.h"
 #include "orchestrator/recover.h"
 #include "orchestrator/retention.h"
+
+#define LOG_CHECK_MS 10000 /* for what libraries write to the log */
 
 /* --- going -----------------------------------------------------------------------------------
  *
@@ -91,6 +95,7 @@ static int open_store(struct daemon *daemon, struct error **err)
 	_cleanup_free_ char *path = str_printf("%s/jobs.db", daemon->config->state_dir);
 	_cleanup_free_ char *jobs_dir = config_job_dir(daemon->config, "");
 
+	ballast_open(daemon->config->state_dir, daemon->config->ballast);
 	if (make_dirs(jobs_dir, 0700, err) < 0)
 		return -1;
 	daemon->store = store_sqlite_open(path, err);
@@ -155,8 +160,16 @@ struct daemon *daemon_new(const struct config *config, bool idle_exit, struct er
 	return NULL;
 }
 
+static void check_log(void *arg)
+{
+	(void)arg;
+	log_file_check();
+}
+
 void daemon_run(struct daemon *daemon)
 {
+	daemon->log_check =
+		loop_timer_start(daemon->loop, LOG_CHECK_MS, LOG_CHECK_MS, check_log, NULL);
 	daemon->retention = retention_start(daemon->config, daemon->queue);
 	daemon_check_idle(daemon);
 	loop_run(daemon->loop);
@@ -174,6 +187,7 @@ void daemon_free(struct daemon *daemon)
 	for (size_t i = 0; i < ARRAY_SIZE(daemon->signals); i++)
 		uv_close((uv_handle_t *)&daemon->signals[i], NULL);
 	loop_timer_stop(daemon->idle);
+	loop_timer_stop(daemon->log_check);
 	loop_free(daemon->loop);
 	if (daemon->host)
 		host_free(daemon->host);

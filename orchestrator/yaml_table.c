@@ -172,6 +172,23 @@ static bool count_in_range(struct decoder *d, const struct yaml_key *key,
 	return false;
 }
 
+/* Room for the list's items, stored in the target as an empty list; NULL: it is none, or not of the
+ * length it may have. */
+static void *begin_list(struct decoder *d, const struct yaml_key *key, const struct yaml_node *node,
+	void *target, const char *where)
+{
+	if (node->kind != YAML_NODE_LIST) {
+		wrong_type(d, key, node, where, "a list");
+		return NULL;
+	}
+	if (!count_in_range(d, key, node, where, node->n))
+		return NULL;
+	clear_key(key, target);
+	void *list = xcalloc(node->n, sizeof(void *));
+	store_pointer(target, key->offset, list);
+	return list;
+}
+
 /* The texts of the list's strings obey the key's check, but its min and max count entries. */
 static void decode_strings(struct decoder *d, const struct yaml_key *key,
 	const struct yaml_node *node, void *target, const char *where)
@@ -179,18 +196,9 @@ static void decode_strings(struct decoder *d, const struct yaml_key *key,
 	const struct yaml_key item = {
 		.type = YT_STRING, .as_written = key->as_written, .check = key->check};
 	size_t *n = count_of(key, target);
-	char **list;
+	char **list = begin_list(d, key, node, target, where);
 
-	if (node->kind != YAML_NODE_LIST) {
-		wrong_type(d, key, node, where, "a list");
-		return;
-	}
-	if (!count_in_range(d, key, node, where, node->n))
-		return;
-	clear_key(key, target);
-	list = xcalloc(node->n, sizeof(*list));
-	store_pointer(target, key->offset, list);
-	for (size_t i = 0; i < node->n; i++) {
+	for (size_t i = 0; list && i < node->n; i++) {
 		_cleanup_free_ char *item_where = str_printf("%s[%zu]", where, i);
 		char *text = decode_text(d, &item, node->children[i], item_where);
 		if (text)
@@ -222,18 +230,9 @@ static void decode_tables(struct decoder *d, const struct yaml_key *key,
 	const struct yaml_node *node, void *target, const char *where)
 {
 	size_t *n = count_of(key, target);
-	void **items;
+	void **items = begin_list(d, key, node, target, where);
 
-	if (node->kind != YAML_NODE_LIST) {
-		wrong_type(d, key, node, where, "a list");
-		return;
-	}
-	if (!count_in_range(d, key, node, where, node->n))
-		return;
-	clear_key(key, target);
-	items = xcalloc(node->n, sizeof(*items));
-	store_pointer(target, key->offset, items);
-	for (size_t i = 0; i < node->n; i++) {
+	for (size_t i = 0; items && i < node->n; i++) {
 		_cleanup_free_ char *item_where = str_printf("%s[%zu]", where, i);
 		items[(*n)++] = struct_new(key->table);
 		decode_table(d, key->table, node->children[i], items[i], item_where);

@@ -86,7 +86,7 @@ const struct output_type vm_columns = {
 		},
 };
 
-const struct output_type artifact_columns = {
+static const struct output_type artifact_columns = {
 	.name_key = "path",
 	.columns =
 		(const struct output_column[]){
@@ -289,6 +289,18 @@ json_t *vm_view(const Control__V1__VmInfo *info)
 	set_string(object, "uuid", info->uuid);
 	set_number(object, "pid", info->has_pid && info->pid, info->pid);
 	return object;
+}
+
+void job_view_print(
+	const struct output *output, const struct output_type *fields, const json_t *job)
+{
+	const json_t *artifacts = json_object_get(job, "artifacts");
+
+	output_object(output, fields, job);
+	if (output->format == OUTPUT_TABLE && json_array_size(artifacts)) {
+		fputc('\n', output->to);
+		output_list(output, &artifact_columns, artifacts);
+	}
 }
 
 void job_view_timing(const struct output *output, const Control__V1__JobInfo *info)
