@@ -23,6 +23,7 @@ struct host {
 
 	pthread_mutex_t lock;	    /* never held while something blocks; below: */
 	struct virt *virt;	    /* NULL until the first VM; then the same for ever */
+	bool asking;		    /* connected, and libvirt is asked what QEMU can do */
 	bool expected;		    /* libvirt is known to work here */
 	struct host_doomed *doomed; /* owned; domains to destroy when it is back */
 	bool connecting;	    /* a thread is at it */

@@ -10,6 +10,8 @@
 #include "orchestrator/host.h"
 
 #define CONNECT_TIMEOUT_MS 60000
+/* Once it has answered, it starts QEMU some times to see what that can do, the first time. */
+#define ASK_TIMEOUT_MS 240000
 /* A libvirtd that is started again is back in a few seconds. */
 #define RECONNECT_MS	 30000
 #define RETRY_FIRST_MS	 200
@@ -98,9 +100,13 @@ static void *connect_libvirt(void *arg)
 		_cleanup_free_ char *uri = xstrdup(host->config->libvirt_uri);
 		virt = virt_open(uri, root, &err);
 	}
+	pthread_mutex_lock(&host->lock);
+	host->asking = virt && !again;
+	pthread_mutex_unlock(&host->lock);
 	char *emulator = virt && !again ? virt_emulator(virt) : NULL;
 
 	pthread_mutex_lock(&host->lock);
+	host->asking = false;
 	while (host->doomed && !err && virt_is_connected(virt)) {
 		pthread_mutex_unlock(&host->lock);
 		destroy_all_doomed(host, virt);
@@ -189,6 +195,11 @@ static struct virt *try_connect(struct host *host, int cancel_fd, struct error *
 		return virt;
 	uint64_t end = now_mono_usec() + UINT64_C(1000) * CONNECT_TIMEOUT_MS;
 	r = wait_for(host->idle_fd, end, cancel_fd, err);
+	pthread_mutex_lock(&host->lock);
+	bool asking = host->asking;
+	pthread_mutex_unlock(&host->lock);
+	if (r == 0 && asking)
+		r = wait_for(host->idle_fd, end + UINT64_C(1000) * ASK_TIMEOUT_MS, cancel_fd, err);
 	if (r == 0)
 		error_set(
 			err, ERR_TIMEOUT, "%s: libvirt does not answer", host->config->libvirt_uri);

@@ -468,6 +468,7 @@ user_of_his_own_libvirt() {
 
 images_stay_ours() {
 	[[ $OUTER_VM ]] || not_verified "shown in the outer VM only"
+	ls -l "$IMAGES/minimal"
 	expect_equal "owners of the image" root "$(stat -c %U "$IMAGES"/minimal/* | sort -u)"
 }
 
