@@ -215,8 +215,7 @@ start_services() {
 	/usr/lib/polkit-1/polkitd --no-debug >"$T/polkitd.log" 2>&1 &
 	pids+=($!)
 	virtlogd -d
-	# The log goes where show_all() finds it.
-	LIBVIRT_LOG_OUTPUTS="3:file:$T/libvirtd.log" libvirtd -d -p "$T/libvirtd.pid"
+	start_libvirtd
 	useradd -m -G libvirt,kvm tester
 	useradd -m outsider
 	install -d -o tester -g tester -m 711 "$T/tester"
@@ -289,7 +288,7 @@ no_cid_is_left() {
 	expect_exit 125 env ORCHESTRATOR_STATE_DIR="$T/none" ORCHESTRATOR_LIBVIRT_URI=$system \
 		ORCHESTRATOR_CIDS=70001-70001 "$orc" run --image minimal -- true
 	cat "$T/err"
-	expect_match 'no CID of 70001-70001 is free.*CID 70001 is taken by another process' "$T/err"
+	expect_match 'no CID of 70001-70001 is free, of 1 tried: CID 70001 is taken by another process' "$T/err"
 	ORCHESTRATOR_STATE_DIR=$T/none "$orc" stop
 }
 
@@ -466,6 +465,36 @@ user_of_his_own_libvirt() {
 	ordinary_user session
 }
 
+start_libvirtd() {
+	# The log goes where show_all() finds it.
+	LIBVIRT_LOG_OUTPUTS="3:file:$T/libvirtd.log" libvirtd -d -p "$T/libvirtd.pid"
+}
+
+libvirtd_killed_and_back() {
+	[[ $OUTER_VM ]] || not_verified "only in the outer VM is libvirtd ours to kill"
+	local id next pid daemon
+	id=$(orc submit --image minimal -- sh -c 'i=0
+		while [ $i -lt 30 ]; do echo $i; i=$((i+1)); sleep 1; done; exit 6')
+	wait_until 400 job_began "$id"
+	daemon=$(cat "$T/root/lock")
+	pid=$(vm_of "$id" .pid)
+	kill -KILL "$(cat "$T/libvirtd.pid")"
+	wait_until 30 test ! -e "/proc/$(cat "$T/libvirtd.pid")"
+	[[ -e /proc/$pid/cmdline ]] || fail "QEMU went with libvirtd"
+	# It waits for libvirtd.
+	next=$(orc submit --image minimal -- sh -c 'exit 5')
+	sleep 5
+	start_libvirtd
+	expect_exit 5 orc wait "$next"
+	expect_exit 6 orc wait "$id"
+	seq 0 29 | diff - "$T/root/jobs/$id/stdout"
+	wait_until 60 none_of_ours
+	wait_until 30 test ! -e "/proc/$pid/cmdline"
+	expect_equal "the daemon" "$daemon" "$(cat "$T/root/lock")"
+	orc stop
+	[[ -z $(ls "$T/root/run/vm") ]]
+}
+
 images_stay_ours() {
 	[[ $OUTER_VM ]] || not_verified "shown in the outer VM only"
 	ls -l "$IMAGES/minimal"
@@ -551,6 +580,7 @@ run_test "without the secret there is only Hello" without_the_secret_only_hello
 run_test "the worker refuses other CIDs than the host's" the_worker_refuses_other_cids
 run_test "QEMU killed" qemu_killed
 run_test "a sweep spares foreign domains" a_sweep_spares_foreign_domains
+run_test "libvirtd is killed under a job, and comes back" libvirtd_killed_and_back
 run_test "an ordinary user with qemu:///system" user_of_the_system_libvirt
 run_test "an ordinary user with qemu:///session" user_of_his_own_libvirt
 run_test "no domain took the image for its own" images_stay_ours

@@ -1,12 +1,10 @@
 # shellcheck shell=bash
 # libvirtd is killed, and comes back, while a job runs, while a VM is started, and while jobs wait:
-# the daemon goes on with it. FAULT_RUNS times (make test-faults-libvirt: ten).
+# the daemon goes on with it.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-IMAGE=${TEST_IMAGE:-minimal}
 need_image "$IMAGE"
-. "$(dirname "${BASH_SOURCE[0]}")/session.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/../integration/session.sh"
 
-FAULT_RUNS=${FAULT_RUNS:-1}
 # One job at a time, so that others wait.
 export ORCHESTRATOR_MAX_VMS=1
 
