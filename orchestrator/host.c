@@ -291,7 +291,8 @@ int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct 
 	 * ask libvirt for, and the first command need not wait for it. */
 	if (!any_vm_dir(vms))
 		return 0;
-	struct virt *virt = host_virt(host, -1, err);
+	/* Somebody waits for the daemon, and libvirt may not be there. */
+	struct virt *virt = host_virt_now(host, err);
 	/* VMs that an earlier daemon had are worth waiting for a libvirt that had them too. */
 	host_expect_libvirt(host, n_keep > 0);
 	if (!virt)

@@ -40,8 +40,8 @@ struct host {
  * its caller a minute (ERR_TIMEOUT). All of that ends when cancel_fd (-1: none) becomes readable
  * (ERR_CANCELLED); others who only look at the host do not wait. */
 struct virt *host_virt(struct host *host, int cancel_fd, struct error **err);
-/* One try to have a connection, now. */
-bool host_try_libvirt(struct host *host);
+/* The same by one try, which takes 25 seconds at most. */
+struct virt *host_virt_now(struct host *host, struct error **err);
 /* Libvirt worked here for a daemon before us: wait for it as if it had for us. */
 void host_expect_libvirt(struct host *host, bool expected);
 /* Destroy this domain of ours, and remove its VM's directory, once libvirt is back. */

@@ -12,6 +12,8 @@
 #define CONNECT_TIMEOUT_MS 60000
 /* Once it has answered, it starts QEMU some times to see what that can do, the first time. */
 #define ASK_TIMEOUT_MS 240000
+/* For who has something else to go on with. */
+#define NOW_TIMEOUT_MS 25000
 /* A libvirtd that is started again is back in a few seconds. */
 #define RECONNECT_MS	 30000
 #define RETRY_FIRST_MS	 200
@@ -185,7 +187,8 @@ void host_destroy_later(struct host *host, const char *uuid, const char *dir)
 }
 
 /* One try; who comes while another is under way shares it. */
-static struct virt *try_connect(struct host *host, int cancel_fd, struct error **err)
+static struct virt *try_connect(
+	struct host *host, unsigned timeout_ms, int cancel_fd, struct error **err)
 {
 	pthread_mutex_lock(&host->lock);
 	struct virt *virt = connected(host);
@@ -193,12 +196,12 @@ static struct virt *try_connect(struct host *host, int cancel_fd, struct error *
 	pthread_mutex_unlock(&host->lock);
 	if (virt || r < 0)
 		return virt;
-	uint64_t end = now_mono_usec() + UINT64_C(1000) * CONNECT_TIMEOUT_MS;
+	uint64_t end = now_mono_usec() + UINT64_C(1000) * timeout_ms;
 	r = wait_for(host->idle_fd, end, cancel_fd, err);
 	pthread_mutex_lock(&host->lock);
 	bool asking = host->asking;
 	pthread_mutex_unlock(&host->lock);
-	if (r == 0 && asking)
+	if (r == 0 && asking && timeout_ms == CONNECT_TIMEOUT_MS)
 		r = wait_for(host->idle_fd, end + UINT64_C(1000) * ASK_TIMEOUT_MS, cancel_fd, err);
 	if (r == 0)
 		error_set(
@@ -229,7 +232,7 @@ struct virt *host_virt(struct host *host, int cancel_fd, struct error **err)
 
 	for (;;) {
 		_cleanup_error_ struct error *failed = NULL;
-		struct virt *virt = try_connect(host, cancel_fd, &failed);
+		struct virt *virt = try_connect(host, CONNECT_TIMEOUT_MS, cancel_fd, &failed);
 		uint64_t now = now_mono_usec();
 
 		if (virt)
@@ -248,11 +251,9 @@ struct virt *host_virt(struct host *host, int cancel_fd, struct error **err)
 	}
 }
 
-bool host_try_libvirt(struct host *host)
+struct virt *host_virt_now(struct host *host, struct error **err)
 {
-	_cleanup_error_ struct error *err = NULL;
-
-	return try_connect(host, -1, &err) != NULL;
+	return try_connect(host, NOW_TIMEOUT_MS, -1, err);
 }
 
 void host_expect_libvirt(struct host *host, bool expected)

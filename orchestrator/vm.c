@@ -513,7 +513,7 @@ int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err)
 {
 	/* Where it was lost, a new connection is worth a try, but not the job's time. */
 	if (!virt_is_connected(vm->host->virt))
-		host_try_libvirt(vm->host);
+		host_virt_now(vm->host, NULL);
 	_cleanup_free_ char *xml = virt_domain_xml(vm->domain, err);
 	if (!xml)
 		return -1;

@@ -35,9 +35,9 @@ static int destroy_domain(const struct vm *vm, struct error **err)
 	if (virt_is_connected(virt))
 		return -1;
 	kill_qemu(vm);
-	if (!host_try_libvirt(vm->host))
-		return -1;
 	error_free(steal_ptr(*err));
+	if (!host_virt_now(vm->host, err))
+		return -1;
 	return virt_destroy(vm->domain, err);
 }
 
