@@ -64,10 +64,10 @@ void host_free(struct host *host)
 	if (!host)
 		return;
 	pthread_mutex_lock(&host->lock);
-	bool connecting = host->connecting;
+	bool busy = host->connecting || host->tidying;
 	pthread_mutex_unlock(&host->lock);
 	/* The process ends; what libvirt never answered to stays as it is. */
-	if (connecting)
+	if (busy)
 		return;
 	host_forget_domains(host);
 	virt_close(host->virt);

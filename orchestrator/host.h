@@ -25,6 +25,7 @@ struct host {
 	struct virt *virt;	    /* NULL until the first VM; then the same for ever */
 	bool asking;		    /* connected, and libvirt is asked what QEMU can do */
 	bool expected;		    /* libvirt is known to work here */
+	bool tidying;		    /* a thread destroys those below */
 	struct host_doomed *doomed; /* owned; domains to destroy when it is back */
 	bool connecting;	    /* a thread is at it */
 	int idle_fd;		    /* an eventfd: readable while none is */

@@ -18,6 +18,9 @@
 #define RECONNECT_MS	 30000
 #define RETRY_FIRST_MS	 200
 #define RETRY_LONGEST_MS 3000
+/* libvirt itself gives up after 30 seconds. */
+#define TIDY_WAIT_MS 3000
+#define TIDY_TRIES   40
 
 /* A domain that may be there still, because libvirt was not when its VM ended. */
 struct host_doomed {
@@ -63,8 +66,10 @@ static void add_doomed(struct host *host, struct host_doomed *doomed)
 	pthread_mutex_unlock(&host->lock);
 }
 
-static void destroy_all_doomed(struct host *host, struct virt *virt)
+static void destroy_all_doomed(struct host *host)
 {
+	struct host_doomed *left = NULL;
+
 	pthread_mutex_lock(&host->lock);
 	struct host_doomed *all = steal_ptr(host->doomed);
 	pthread_mutex_unlock(&host->lock);
@@ -73,14 +78,60 @@ static void destroy_all_doomed(struct host *host, struct virt *virt)
 		struct host_doomed *doomed = all;
 
 		all = doomed->next;
-		int r = destroy_doomed(virt, host->owner, doomed, &err);
-		if (r < 0)
-			log_warn("host", "%s: %s", doomed->dir, err->text);
-		if (r < 0 && !virt_is_connected(virt))
-			add_doomed(host, doomed);
-		else
+		if (destroy_doomed(host->virt, host->owner, doomed, &err) == 0) {
 			doomed_free(doomed);
+			continue;
+		}
+		log_info("host", "%s: %s", doomed->dir, err->text);
+		doomed->next = left;
+		left = doomed;
 	}
+	while (left) {
+		struct host_doomed *doomed = left;
+
+		left = doomed->next;
+		add_doomed(host, doomed);
+	}
+}
+
+/* On a thread of its own: a libvirtd that is looking for the same QEMU that we killed answers late,
+ * and nobody needs to wait for it. */
+static void *tidy(void *arg)
+{
+	struct host *host = arg;
+	bool again = true;
+
+	for (int i = 1; again; i++) {
+		destroy_all_doomed(host);
+		pthread_mutex_lock(&host->lock);
+		again = host->doomed && i < TIDY_TRIES && virt_is_connected(host->virt);
+		/* Once it is false, the host may be freed. */
+		host->tidying = again;
+		pthread_mutex_unlock(&host->lock);
+		if (again)
+			sleep_ms(TIDY_WAIT_MS);
+	}
+	return NULL;
+}
+
+static int start_thread(void *(*fn)(void *), struct host *host)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	int e = pthread_create(&thread, &attr, fn, host);
+	pthread_attr_destroy(&attr);
+	return e;
+}
+
+/* Under the lock. */
+static void begin_tidying(struct host *host)
+{
+	if (!host->doomed || host->tidying || !host->virt || !virt_is_connected(host->virt))
+		return;
+	host->tidying = start_thread(tidy, host) == 0;
 }
 
 /* virConnectOpen() has no deadline, so it has a thread of its own, which may be left to itself. */
@@ -109,11 +160,6 @@ static void *connect_libvirt(void *arg)
 
 	pthread_mutex_lock(&host->lock);
 	host->asking = false;
-	while (host->doomed && !err && virt_is_connected(virt)) {
-		pthread_mutex_unlock(&host->lock);
-		destroy_all_doomed(host, virt);
-		pthread_mutex_lock(&host->lock);
-	}
 	if (!again) {
 		host->virt = virt;
 		host->emulator = emulator;
@@ -121,6 +167,7 @@ static void *connect_libvirt(void *arg)
 	error_free(host->failed);
 	host->failed = err;
 	host->connecting = false;
+	begin_tidying(host);
 	/* Under the lock: once it is released, the host may be freed. */
 	eventfd_write(host->idle_fd, 1);
 	pthread_mutex_unlock(&host->lock);
@@ -130,14 +177,9 @@ static void *connect_libvirt(void *arg)
 /* Under the lock. */
 static int begin_connecting(struct host *host, struct error **err)
 {
-	pthread_attr_t attr;
-	pthread_t thread;
 	eventfd_t idle;
+	int e = start_thread(connect_libvirt, host);
 
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	int e = pthread_create(&thread, &attr, connect_libvirt, host);
-	pthread_attr_destroy(&attr);
 	if (e)
 		return error_errno(err, e, "starting a thread");
 	eventfd_read(host->idle_fd, &idle);
@@ -178,12 +220,9 @@ void host_destroy_later(struct host *host, const char *uuid, const char *dir)
 	snprintf(doomed->uuid, sizeof(doomed->uuid), "%s", uuid);
 	doomed->dir = xstrdup(dir);
 	add_doomed(host, doomed);
-	/* Who connects now sees it; who has just connected does not. */
 	pthread_mutex_lock(&host->lock);
-	struct virt *virt = connected(host);
+	begin_tidying(host);
 	pthread_mutex_unlock(&host->lock);
-	if (virt)
-		destroy_all_doomed(host, virt);
 }
 
 /* One try; who comes while another is under way shares it. */

@@ -17,7 +17,7 @@ under_a_running_job() {
 	expect_equal "the VM without libvirtd" yes "$([[ -e /proc/$vm/cmdline ]] && echo yes)"
 	expect_exit 0 orc list vms -o name
 	expect_whole "$id"
-	wait_until 60 nothing_left
+	wait_until 120 nothing_left
 }
 
 # $1: after how many seconds.
@@ -28,7 +28,7 @@ while_a_vm_is_started() {
 	sleep "$1"
 	kill_libvirtd
 	expect_whole "$id"
-	wait_until 60 nothing_left
+	wait_until 120 nothing_left
 }
 
 our_domains_none() {
@@ -44,7 +44,7 @@ while_a_job_begins() {
 	sleep 4
 	rm "$T/no-libvirtd"
 	expect_whole "$id"
-	wait_until 60 nothing_left
+	wait_until 120 nothing_left
 }
 
 # Away for longer: who is in turn fails and says why, who waits behind it runs when it is back. The
@@ -66,7 +66,7 @@ for_long() {
 	expect_match 'qemu:///session: .*libvirt' <(field "$first" .error)
 	rm "$T/no-libvirtd"
 	expect_whole "$second"
-	wait_until 60 nothing_left
+	wait_until 120 nothing_left
 }
 
 orc list jobs >/dev/null
