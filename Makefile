@@ -77,6 +77,7 @@ ORCHESTRATOR := \
 	orchestrator/domain_xml.c \
 	orchestrator/guest.c \
 	orchestrator/host.c \
+	orchestrator/host_connect.c \
 	orchestrator/image.c \
 	orchestrator/image_apt.c \
 	orchestrator/image_build.c \
@@ -114,8 +115,10 @@ ORCHESTRATOR := \
 	orchestrator/store_sqlite.c \
 	orchestrator/store_sqlite_open.c \
 	orchestrator/virt.c \
+	orchestrator/virt_connect.c \
 	orchestrator/vm.c \
 	orchestrator/vm_adopt.c \
+	orchestrator/vm_end.c \
 	orchestrator/vm_files.c \
 	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
