@@ -4,7 +4,8 @@
 #   make test     unit tests (ASan, UBSan) and integration tests with real VMs
 #   make test-kernel-vsock
 #                 the kernel's vhost-vsock and libvirtd, in an outer VM where they are not here
-#   make test-faults  kill the daemon at each of its steps, and look at what the next one makes of it
+#   make test-faults [FAULT_RUNS=10] [FAULT='disk_full ...']
+#                 each fault (tests/faults) so many times, and the daemon killed at each of its steps
 #   make help     all targets
 
 O       := build
@@ -41,6 +42,7 @@ ORCHESTRATOR := \
 	orchestrator/attempt.c \
 	orchestrator/attempt_files.c \
 	orchestrator/attempt_vm.c \
+	orchestrator/ballast.c \
 	orchestrator/bench_measure.c \
 	orchestrator/bench_plot.c \
 	orchestrator/bench_report.c \
@@ -227,6 +229,7 @@ UNIT_TESTS := \
 	tests/unit/test_sock.c \
 	tests/unit/test_spawn.c \
 	tests/unit/test_store.c \
+	tests/unit/test_store_errors.c \
 	tests/unit/test_store_queue.c \
 	tests/unit/test_util.c \
 	tests/unit/test_vm_note.c \
@@ -380,6 +383,8 @@ FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
 $(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_retry \
 $(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
+$(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
+	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
 $(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
 $(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)
 
@@ -476,14 +481,24 @@ fuzz: $(FUZZ_BIN)
 			$(if $(V),,>$$f.log 2>&1) || { tail -n 60 $$f.log; exit 1; }; \
 	done
 
-# The daemon to be killed, and its device; tests/integration/test_adopt.sh uses them.
+# The daemon to be killed, its device, and a worker to be killed; tests/integration/test_adopt.sh and
+# tests/faults/test_worker_lost.sh use them.
 .PHONY: failpoints test-faults
 failpoints:
 	@$(MAKE) --no-print-directory FAILPOINTS=1 $(O)/failpoints/bin/orchestrator \
-		$(O)/failpoints/libexec/orchestrator/vsock-device
-# Kill the daemon at each of its failpoints, about ten seconds for one.
+		$(O)/failpoints/libexec/orchestrator/vsock-device \
+		$(O)/failpoints/libexec/orchestrator/guest-worker
+# Faults, FAULT_RUNS times each; FAULT names some of tests/faults/run --list, "store" the errors under
+# SQLite, "daemon" the daemon killed at each of its failpoints. About an hour for all.
+FAULT_RUNS ?= 10
+FAULT      ?=
+faults_vm  := $(filter-out store daemon,$(FAULT))
 test-faults: programs image failpoints
-	tests/faults/kill-daemon
+	$(if $(filter store,$(if $(FAULT),$(FAULT),store)),\
+		$(MAKE) --no-print-directory SAN=1 $(O)/san/bin/unit/test_store_errors && \
+		FAULT_RUNS=$(FAULT_RUNS) $(O)/san/bin/unit/test_store_errors 2>$(O)/store-errors.log)
+	$(if $(faults_vm)$(if $(FAULT),,all),tests/faults/run --runs $(FAULT_RUNS) $(faults_vm))
+	$(if $(filter daemon,$(if $(FAULT),$(FAULT),daemon)),tests/faults/kill-daemon)
 
 integration: programs image failpoints
 	tests/integration/run $(if $(FILTER),--filter '$(FILTER)')
@@ -505,6 +520,7 @@ test:
 	@$(MAKE) --no-print-directory image
 	@tests/run-unit $(O)/san/bin/unit
 	tests/integration/run
+	tests/faults/run --runs 1
 
 deps:
 	@scripts/deps

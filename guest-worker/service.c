@@ -13,6 +13,7 @@
 #include <sys/utsname.h>
 #include <time.h>
 
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/util.h"
@@ -93,6 +94,7 @@ static int send_hello(
 	struct utsname name;
 	struct sysinfo info;
 
+	FAILPOINT("worker.hello");
 	if (uname(&name) < 0 || sysinfo(&info) < 0)
 		return error_errno(err, errno, "asking the kernel about itself");
 	make_proof(rpc_call_conn(call), host_nonce, nonce, proof);

@@ -9,12 +9,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 
 #include "common/file_tree.h"
 #include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/log.h"
+#include "orchestrator/ballast.h"
 #include "orchestrator/image_known.h"
 #include "orchestrator/jobspec.h"
 
@@ -35,11 +35,10 @@ struct upload {
 
 int submit_check_disk(const struct config *config, struct error **err)
 {
-	struct statvfs fs;
+	uint64_t free_bytes;
 
-	if (statvfs(config->state_dir, &fs) < 0)
-		return error_errno(err, errno, "%s", config->state_dir);
-	uint64_t free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+	if (ballast_free_disk(&free_bytes, err) < 0)
+		return -1;
 	if (free_bytes >= config->min_free_disk)
 		return 0;
 	_cleanup_free_ char *has = format_size(free_bytes);

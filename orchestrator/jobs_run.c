@@ -6,7 +6,7 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
-#include "orchestrator/attempt_files.h"
+#include "orchestrator/ballast.h"
 #include "orchestrator/results.h"
 #include "orchestrator/scheduler.h"
 
@@ -64,7 +64,13 @@ void job_write_result(const struct job *job)
 	_cleanup_free_ char *text = record_result_json(job->final);
 
 	/* One that ended in the queue may have no directory yet. */
-	if (make_dirs(job->dir, 0700, &err) < 0 || results_write_json(job->dir, text, &err) < 0)
+	while (make_dirs(job->dir, 0700, &err) < 0 ||
+		results_write_json(job->dir, text, &err) < 0) {
+		if (err->code != ERR_LIMIT || !ballast_give())
+			break;
+		error_free(steal_ptr(err));
+	}
+	if (err)
 		log_warn(job->final->id, "%s", err->text);
 }
 
@@ -74,10 +80,8 @@ static int store_finish(struct store *store, void *arg, struct error **err)
 
 	FAILPOINT("end.writing");
 	/* One that ended between two attempts has a result.json of its own. */
-	if (job->ended_waiting && attempt_files_keep(job->dir, job->final->attempt, err) < 0) {
-		log_warn(job->final->id, "%s", (*err)->text);
-		error_free(steal_ptr(*err));
-	}
+	if (job->ended_waiting && job_keep_files(job, job->final->attempt, err) < 0)
+		return -1;
 	job_write_result(job);
 	FAILPOINT("end.json");
 	return store->ops->finish(store, job->final, err);
@@ -391,10 +395,10 @@ static int store_claim(struct store *store, void *arg, struct error **err)
 	_cleanup_free_ char *inputs = str_printf("%s/inputs", claim->job->dir);
 
 	/* With inputs it is there since the submit. */
-	if (make_dirs(inputs, 0700, err) < 0)
+	if (ballast_check_room(err) < 0 || make_dirs(inputs, 0700, err) < 0)
 		return -1;
 	if (claim->record->attempt > 1 &&
-		attempt_files_keep(claim->job->dir, claim->record->attempt - 1, err) < 0)
+		job_keep_files(claim->job, claim->record->attempt - 1, err) < 0)
 		return -1;
 	return store->ops->claim(store, claim->record, err);
 }
@@ -408,11 +412,15 @@ static void pause_over(void *arg)
 }
 
 /* Back to where it was; all starts wait a little, for the store fails for all. */
-static void claim_failed(struct job *job, const char *why)
+static void claim_failed(struct job *job, const struct error *why)
 {
 	struct jobs *jobs = job->jobs;
 
-	log_error(job->record->id, "cannot be started now: %s", why);
+	/* A full disk is told once, by the ballast, not each second. */
+	if (why->code == ERR_LIMIT)
+		log_debug(job->record->id, "cannot be started now: %s", why->text);
+	else
+		log_error(job->record->id, "cannot be started now: %s", why->text);
 	vm_gone(job);
 	queue_return(&jobs->queue, &job->item);
 	jobs->counts.queued++;
@@ -435,7 +443,7 @@ static void claimed(void *arg, struct error *error)
 		job_tell_watches(job, false);
 	}
 	if (error && !job->cancelling) {
-		claim_failed(job, error->text);
+		claim_failed(job, error);
 	} else if (job->cancelling || jobs->stopping) {
 		vm_gone(job);
 		job_end(job, OUTCOME_CANCELLED, EXIT_CANCELLED,
