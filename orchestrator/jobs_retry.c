@@ -47,10 +47,11 @@ int job_keep_files(const struct job *job, unsigned n, struct error **err)
 
 	if (attempt_files_keep(job->dir, n, &why) == 0)
 		return 0;
-	if (why->code == ERR_LIMIT)
-		return error_move(err, steal_ptr(why));
-	log_warn(job->record->id, "%s", why->text);
-	return 0;
+	if (why->code != ERR_LIMIT) {
+		log_warn(job->record->id, "%s", why->text);
+		return 0;
+	}
+	return error_move(err, steal_ptr(why));
 }
 
 int job_store_requeue(struct store *store, void *arg, struct error **err)
