@@ -109,6 +109,7 @@ static void take_over_end(struct job *job)
 	if (destroyed)
 		result->times[STAGE_DESTROYED] = destroyed;
 	job->record->state = JOB_FINISHED;
+	job->record->not_before = 0;
 	job_tell_watches(job, true);
 }
 
@@ -169,6 +170,7 @@ static void end_with(struct job *job, const struct job_result *result)
 	job->ended_waiting = job->record->state == JOB_QUEUED && job->record->attempt;
 	job->final = job_record_copy(job->record);
 	job->final->state = JOB_FINISHED;
+	job->final->not_before = 0;
 	job_result_clear(&job->final->result);
 	job_result_copy(&job->final->result, result);
 	for (size_t i = 0; i < STAGES; i++) {

@@ -328,6 +328,7 @@ static void expect_cancelled(struct fixture *f, const char *id)
 	assert_int_equal(info->state, CONTROL__V1__STATE__FINISHED);
 	assert_int_equal(info->outcome, JOB__V1__OUTCOME__CANCELLED);
 	assert_int_equal(info->n_earlier, 1);
+	assert_false(info->has_not_before); /* nothing is to come */
 	rpc_message_free(&info->base);
 	assert_null(fixture_cancel(f, id, &err));
 	assert_int_equal(err->code, ERR_STATE);
