@@ -4,9 +4,19 @@
 #   make test     unit tests (ASan, UBSan) and integration tests with real VMs
 #   make test-kernel-vsock
 #                 the kernel's vhost-vsock and libvirtd, in an outer VM where they are not here
+#   make tsan     the unit tests that have threads, under TSan
 #   make test-faults [FAULT_RUNS=10] [FAULT='disk_full ...']
 #                 each fault (tests/faults) so many times, and the daemon killed at each of its steps
-#   make help     all targets
+#   make unit, make integration [FILTER=NAME]
+#                 the halves of it, of what is installed already
+#   make lint, make format
+#   make fuzz [FUZZ_SECONDS=30]
+#                 libFuzzer on all that parses bytes of others
+#   make image [IMAGES='debian minimal']
+#   make kernel   the guest kernel of our own, which boots faster; then make image
+#   make install [PREFIX=/usr/local] [DESTDIR=]
+#   make deps     all packages that any of these needs
+#   make help     this list
 
 O       := build
 CC      ?= gcc
@@ -30,6 +40,7 @@ COMMON := \
 	common/rpc_client.c \
 	common/rpc_conn.c \
 	common/rpc_message.c \
+	common/rpc_poll.c \
 	common/rpc_server.c \
 	common/sock.c \
 	common/text.c \
@@ -201,6 +212,7 @@ UNIT_TESTS := \
 	tests/unit/test_config.c \
 	tests/unit/test_control.c \
 	tests/unit/test_control_logs.c \
+	tests/unit/test_control_many.c \
 	tests/unit/test_control_retry.c \
 	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
@@ -224,6 +236,7 @@ UNIT_TESTS := \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
 	tests/unit/test_rpc_loss.c \
+	tests/unit/test_rpc_poll.c \
 	tests/unit/test_run_exit.c \
 	tests/unit/test_scheduler.c \
 	tests/unit/test_serve.c \
@@ -268,9 +281,10 @@ say = @printf '  %-5s %s\n' $(1) $(2)
 
 # --- flags ---------------------------------------------------------------------------------------
 
-# SAN=1 builds everything with ASan and UBSan, FAILPOINTS=1 with places to be killed at
-# (common/failpoint.h), each in its own directory.
+# SAN=1 builds everything with ASan and UBSan, SAN=thread with TSan, FAILPOINTS=1 with places to be
+# killed at (common/failpoint.h), each in its own directory.
 SAN ?=
+comma := ,
 FAILPOINTS ?=
 ifeq ($(SAN),)
 B        := $(O)$(if $(FAILPOINTS),/failpoints)
@@ -282,12 +296,15 @@ HARDEN   := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fstack-clash-protectio
 LDHARDEN := -Wl,-z,relro,-z,now -pie
 PIE      := -fPIE
 else
-OBJ      := $(O)/san/obj
-BIN      := $(O)/san/bin
-LIBEXEC  := $(O)/san/libexec/orchestrator
-OPT      := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+B        := $(O)/$(if $(filter thread,$(SAN)),tsan,san)
+OBJ      := $(B)/obj
+BIN      := $(B)/bin
+LIBEXEC  := $(B)/libexec/orchestrator
+# The vsock device fences against its guest, which no thread of ours is: TSan need not know.
+SANITIZE := $(if $(filter thread,$(SAN)),-fsanitize=thread -Wno-tsan,-fsanitize=address$(comma)undefined)
+OPT      := -O1 -g $(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 HARDEN   :=
-LDHARDEN := -fsanitize=address,undefined
+LDHARDEN := $(SANITIZE)
 PIE      :=
 endif
 GEN      := $(O)/gen
@@ -381,8 +398,8 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 
 # These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
-$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_retry \
-$(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
+$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_many \
+$(BIN)/unit/test_control_retry $(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
 	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
@@ -394,6 +411,19 @@ unit:
 	@tests/run-unit $(O)/san/bin/unit
 .PHONY: unit-programs
 unit-programs: $(UNIT_BIN)
+
+# The units that have threads, under TSan. gRPC itself is not instrumented (tests/tsan.supp); TSan wants
+# an address space that is not random.
+TSAN_TESTS := test_control test_control_logs test_guest test_jobs test_serve test_store_queue test_vm_watch
+.PHONY: tsan
+tsan:
+	@$(MAKE) --no-print-directory SAN=thread $(TSAN_TESTS:%=$(O)/tsan/bin/unit/%)
+	@for t in $(TSAN_TESTS); do \
+		echo "$$t"; \
+		TSAN_OPTIONS="ignore_noninstrumented_modules=1 suppressions=tests/tsan.supp" \
+		timeout 600 setarch -R $(O)/tsan/bin/unit/$$t >$(O)/tsan/$$t.log 2>&1 || \
+			{ cat $(O)/tsan/$$t.log; exit 1; }; \
+	done
 
 # Programs that bring the vsock device, a QEMU and a guest together: a test and a benchmark.
 VSOCK_PROGRAMS := $(BIN)/tests/vsock_device $(BIN)/tests/vsock_bench
@@ -415,6 +445,15 @@ $(BIN)/tests/rpc_bench: $(call obj,tests/bench/rpc_bench.c) $(OBJ)/libcommon.a
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lsodium $(RPC_LIBS)
 .PHONY: rpc-bench
 rpc-bench: $(BIN)/tests/rpc_bench
+
+# A VM that is up and answers, for tests/bench/bench-warm.
+$(BIN)/warm_bench: $(call obj,tests/bench/warm_bench.c) $(OBJ)/liborchestrator.a \
+		$(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
+.PHONY: warm-bench
+warm-bench: $(BIN)/warm_bench
 
 # What the kernel lane asks beside the product. The first runs in guests too, so it is static.
 KERNEL_VSOCK_PROGRAMS := $(BIN)/tests/vsock_probe $(BIN)/tests/stranger
@@ -582,6 +621,6 @@ install: programs
 		install -m644 config/orchestrator.yaml $(DESTDIR)/etc/orchestrator/
 
 clean:
-	rm -rf $(O)/obj $(O)/san $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec
+	rm -rf $(O)/obj $(O)/san $(O)/tsan $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec
 
 -include $(shell find $(OBJ) -type f -name '*.d' 2>/dev/null)

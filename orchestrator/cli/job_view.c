@@ -42,7 +42,7 @@ const struct output_type job_fields = {
 			{.title = "Left out", .key = "left_out"},
 			{.title = "Image", .key = "image"},
 			{.title = "Command", .key = "command"},
-			{.title = "Run", .key = "run"},
+			{.title = "Run", .key = "run", .kind = COLUMN_LINES},
 			{.title = "Labels", .key = "labels"},
 			{.title = "Submitted", .key = "times_usec.submitted", .kind = COLUMN_TIME},
 			{.title = "Ended", .key = "times_usec.recorded", .kind = COLUMN_TIME},
