@@ -207,6 +207,7 @@ VSOCK_DEVICE := \
 
 UNIT_TESTS := \
 	tests/unit/test_accel.c \
+	tests/unit/test_attempt_files.c \
 	tests/unit/test_bench.c \
 	tests/unit/test_cid.c \
 	tests/unit/test_cli.c \
