@@ -74,6 +74,7 @@ ORCHESTRATOR := \
 	orchestrator/jobspec.c \
 	orchestrator/jobspec_rules.c \
 	orchestrator/loop.c \
+	orchestrator/pool.c \
 	orchestrator/process.c \
 	orchestrator/queue.c \
 	orchestrator/rank_tree.c \
@@ -191,6 +192,7 @@ UNIT_TESTS := \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
+	tests/unit/test_pool.c \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
 	tests/unit/test_results.c \
