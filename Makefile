@@ -45,6 +45,7 @@ ORCHESTRATOR := \
 	orchestrator/capacity.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
+	orchestrator/config_pool.c \
 	orchestrator/control.c \
 	orchestrator/control_api.c \
 	orchestrator/control_host.c \
