@@ -69,13 +69,16 @@ ORCHESTRATOR := \
 	orchestrator/image_recipe.c \
 	orchestrator/image_root.c \
 	orchestrator/image_tools.c \
+	orchestrator/image_watch.c \
 	orchestrator/job.c \
 	orchestrator/jobs.c \
+	orchestrator/jobs_pool.c \
 	orchestrator/jobs_run.c \
 	orchestrator/jobspec.c \
 	orchestrator/jobspec_rules.c \
 	orchestrator/loop.c \
 	orchestrator/pool.c \
+	orchestrator/pools.c \
 	orchestrator/process.c \
 	orchestrator/queue.c \
 	orchestrator/rank_tree.c \
@@ -97,6 +100,7 @@ ORCHESTRATOR := \
 	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
 	orchestrator/vsock.c \
+	orchestrator/warm.c \
 	orchestrator/watch.c \
 	orchestrator/yaml_doc.c \
 	orchestrator/yaml_table.c \

@@ -24,6 +24,7 @@
 #include "common/util.h"
 #include "orchestrator/results.h"
 #include "orchestrator/run_exit.h"
+#include "orchestrator/warm.h"
 
 /* How long a lost worker's VM may take to say why. */
 #define SETTLE_MS   2000
@@ -282,7 +283,7 @@ static void collect(struct attempt *a)
 /* The whole. -------------------------------------------------------------------------------------
  */
 
-static void hang_up(struct attempt *a)
+void attempt_hang_up(struct attempt *a)
 {
 	pthread_mutex_lock(&a->lock);
 	struct guest *guest = steal_ptr(a->guest);
@@ -327,12 +328,10 @@ static void *run(void *arg)
 
 	a->result.times[STAGE_SUBMITTED] = a->order->submitted_usec;
 	a->result.times[STAGE_STARTED] = a->order->started_usec;
-	bool there = a->order->adopted ? attempt_adopt_vm(a) == 0 && attempt_hello(a) == 0
-				       : attempt_boot_vm(a) == 0 && attempt_hello(a) == 0 &&
-						 send_inputs(a) == 0;
+	bool there = attempt_get_vm(a) == 0 && (a->order->adopted || send_inputs(a) == 0);
 	if (there && run_program(a) == 0)
 		collect(a);
-	hang_up(a);
+	attempt_hang_up(a);
 	finish_results(a);
 	attempt_emit(a, &(struct attempt_event){.type = ATTEMPT_DONE, .result = &a->result});
 	FAILPOINT("attempt.done");
@@ -342,6 +341,7 @@ static void *run(void *arg)
 	if (a->vm)
 		vm_end(a->vm, on_freed, a);
 	vm_destroy(steal_ptr(a->vm));
+	warm_free(a->order->warm);
 	FAILPOINT("attempt.destroyed");
 	vm_note_remove(a->order->job_dir);
 	FAILPOINT("attempt.forgotten");

@@ -140,14 +140,20 @@ static int check_hello(const Worker__V1__HelloReply *reply, const uint8_t *secre
 }
 
 /* A call with one message each way. */
-static int ask(struct guest *guest, const struct rpc_method *method,
+static int ask_within(struct guest *guest, const struct rpc_method *method, int timeout_ms,
 	const ProtobufCMessage *request, ProtobufCMessage **ret_reply, struct error **err)
 {
 	*ret_reply = NULL;
 	if (!is_interrupted(guest) &&
-		rpc_unary(guest->peer, method, request, UNARY_TIMEOUT_MS, ret_reply, err) == 0)
+		rpc_unary(guest->peer, method, request, timeout_ms, ret_reply, err) == 0)
 		return 0;
 	return is_interrupted(guest) ? error_set(err, ERR_CANCELLED, "cancelled") : -1;
+}
+
+static int ask(struct guest *guest, const struct rpc_method *method,
+	const ProtobufCMessage *request, ProtobufCMessage **ret_reply, struct error **err)
+{
+	return ask_within(guest, method, UNARY_TIMEOUT_MS, request, ret_reply, err);
 }
 
 int guest_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *ret_hello,
@@ -188,6 +194,17 @@ int guest_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *
 struct rpc_peer *guest_peer(const struct guest *guest)
 {
 	return guest->peer;
+}
+
+int guest_ping(struct guest *guest, int timeout_ms, struct error **err)
+{
+	Worker__V1__AdditionRequest request = WORKER__V1__ADDITION_REQUEST__INIT;
+	ProtobufCMessage *message;
+
+	if (ask_within(guest, &worker_addition, timeout_ms, &request.base, &message, err) < 0)
+		return -1;
+	rpc_message_free(message);
+	return 0;
 }
 
 int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err)

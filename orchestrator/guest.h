@@ -35,6 +35,8 @@ int guest_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *
 /* The connection itself, for calls that are only measured. Borrowed. */
 struct rpc_peer *guest_peer(const struct guest *guest);
 
+/* Does it answer, within timeout_ms? */
+int guest_ping(struct guest *guest, int timeout_ms, struct error **err);
 /* The smoke test. */
 int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err);
 

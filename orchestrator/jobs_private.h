@@ -2,6 +2,7 @@
 #pragma once
 
 #include "orchestrator/jobs.h"
+#include "orchestrator/pools.h"
 #include "orchestrator/queue.h"
 
 struct job {
@@ -17,6 +18,7 @@ struct job {
 	struct attempt_order order; /* borrows from record and dir */
 	char *dir;		    /* owned */
 	struct vm_facts vm;	    /* vm.id[0]: it has one */
+	struct pools_vm *warm;	    /* kept for it from the claim to the start; NULL: none */
 	struct {
 		pthread_mutex_t lock;
 		bool posted; /* the loop has been told, and will look */
@@ -42,6 +44,7 @@ struct jobs {
 	struct jobs_counts counts;
 	uint32_t slots;		  /* how many have one */
 	struct queue_demand used; /* by those that have one, in all */
+	struct pools *pools;	  /* owned; NULL: none are configured */
 	uint32_t pending;	  /* operations of the store's under way that count for the stop */
 	struct loop_timer *pause; /* nothing is started before it runs: the store is in trouble */
 	bool stopping;
@@ -55,6 +58,11 @@ void jobs_changed(struct jobs *jobs);
 void job_tell_watches(struct job *job, bool finished);
 void job_tell_lost(struct job *job); /* no more news, and the end is not in the store */
 void job_release(struct job *job);   /* if nothing holds it any more, take it out and free it */
+
+/* jobs_pool.c */
+void jobs_pool_new(struct jobs *jobs);
+/* What there is, and how much of it jobs and warm VMs take. */
+struct scheduler_view jobs_view(struct jobs *jobs);
 
 /* jobs_run.c */
 void jobs_schedule(struct jobs *jobs);

@@ -28,12 +28,14 @@ bool scheduler_fits(const struct scheduler_view *view, const struct queue_demand
 	return !lack.vms && !lack.memory && !lack.cpus;
 }
 
-struct queue_item *scheduler_next(const struct scheduler_view *view, struct queue *queue)
+struct queue_item *scheduler_next(
+	const struct scheduler_view *view, struct queue *queue, struct scheduler_lack *ret)
 {
-	if (view->vms >= view->max_vms)
-		return NULL;
 	struct queue_item *first = queue_first(queue, view->now_usec);
-	return first && scheduler_fits(view, &first->demand, NULL) ? first : NULL;
+
+	if (first)
+		scheduler_fits(view, &first->demand, ret);
+	return first;
 }
 
 int scheduler_check(const struct scheduler_capacity *capacity, const struct queue_demand *demand,
