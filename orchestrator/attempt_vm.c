@@ -209,6 +209,7 @@ static int hello(struct attempt *a)
 	FAILPOINT("hello.proven");
 	if (vm_fill_wall(a->vm, &a->result.wall, &err) < 0)
 		log_warn(a->order->job_id, "%s", err->text);
+	a->result.wall.warm = vm_facts(a->vm)->pooled;
 	return 0;
 }
 

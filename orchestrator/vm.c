@@ -511,6 +511,7 @@ void vm_fill_note(struct vm *vm, struct vm_note *ret)
 	ret->cid = vm->facts.cid;
 	ret->vsock_kind = vm->vsock_kind;
 	ret->kvm = vm->kvm;
+	ret->pooled = vm->facts.pooled;
 	ret->uid = vm->uid;
 	ret->gid = vm->gid;
 	ret->cpus = vm->facts.cpus;
