@@ -64,24 +64,24 @@ static void pci_slot(writer w, unsigned slot)
 
 enum { SLOT_ROOT = 2, SLOT_SCRATCH = 3, SLOT_VSOCK = 4, SLOT_BENCH = 5 };
 
-static void write_vm(
+static void write_vm_attributes(
 	writer w, const char *owner, const char *vm_id, const char *job_id, unsigned attempt)
 {
 	_cleanup_free_ char *number = str_printf("%u", attempt);
 
-	open_tag(w, DOMAIN_NAMESPACE_PREFIX ":vm");
-	attr(w, "xmlns:" DOMAIN_NAMESPACE_PREFIX, DOMAIN_NAMESPACE);
 	attr(w, "owner", owner);
 	attr(w, "id", vm_id);
 	attr(w, "job", job_id);
 	attr(w, "attempt", number);
-	close_tag(w);
 }
 
 static void write_metadata(writer w, const struct domain_spec *spec)
 {
 	open_tag(w, "metadata");
-	write_vm(w, spec->owner, spec->vm_id, spec->job_id, spec->attempt);
+	open_tag(w, DOMAIN_NAMESPACE_PREFIX ":vm");
+	attr(w, "xmlns:" DOMAIN_NAMESPACE_PREFIX, DOMAIN_NAMESPACE);
+	write_vm_attributes(w, spec->owner, spec->vm_id, spec->job_id, spec->attempt);
+	close_tag(w);
 	close_tag(w);
 }
 
@@ -404,7 +404,9 @@ char *domain_xml_metadata(
 
 	if (!w)
 		abort(); /* out of memory */
-	write_vm(w, owner, vm_id, job_id, attempt);
+	open_tag(w, "vm"); /* libvirt puts the namespace to it */
+	write_vm_attributes(w, owner, vm_id, job_id, attempt);
+	close_tag(w);
 	xmlTextWriterEndDocument(w);
 	xmlFreeTextWriter(w);
 	char *xml = xstrdup((const char *)xmlBufferContent(buffer));

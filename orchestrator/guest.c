@@ -22,7 +22,8 @@
 #define READ_TIMEOUT_MS 60000
 #define STOP_TIMEOUT_MS 10000
 /* After its time limit and its grace the worker itself should have ended the program. */
-#define RUN_MARGIN_MS 30000
+#define RUN_MARGIN_MS	     30000
+#define REHEARSAL_TIMEOUT_MS 20000
 /* What comes before it is acknowledged: a part of what the worker can hold, so that the job does
  * not wait for us, and enough that acknowledging costs nothing. */
 #define ACK_BYTES (256 * KIB)
@@ -321,8 +322,9 @@ static int run_call_limit(const Job__V1__Spec *spec)
 	return (int)MIN(run_time_limit(spec) + RUN_MARGIN_MS, (uint64_t)INT_MAX);
 }
 
-static int send_start(
-	struct rpc_call *call, const char *id, const Job__V1__Spec *spec, struct error **err)
+/* detached_ms: how long it outlives its stream. */
+static int send_start(struct rpc_call *call, const char *id, const Job__V1__Spec *spec,
+	uint64_t detached_ms, struct error **err)
 {
 	Worker__V1__RunRequest request = WORKER__V1__RUN_REQUEST__INIT;
 	Worker__V1__RunStart start = WORKER__V1__RUN_START__INIT;
@@ -342,9 +344,8 @@ static int send_start(
 	start.stop_grace_period_ms = spec->stop_grace_period_ms;
 	start.has_output_bytes = spec->limits && spec->limits->has_output_bytes;
 	start.output_bytes = start.has_output_bytes ? spec->limits->output_bytes : 0;
-	/* A daemon that comes back later than that finds a job that is over anyway. */
-	start.has_detached_ms = true;
-	start.detached_ms = run_time_limit(spec);
+	start.has_detached_ms = detached_ms != 0;
+	start.detached_ms = detached_ms;
 	request.part_case = WORKER__V1__RUN_REQUEST__PART_START;
 	request.start = &start;
 	return rpc_send(call, &request.base, err);
@@ -486,7 +487,7 @@ static int follow(struct following *f, Worker__V1__RunExit **ret_exit, struct er
 	}
 }
 
-int guest_run(struct guest *guest, const char *id, const Job__V1__Spec *spec,
+static int run(struct guest *guest, const char *id, const Job__V1__Spec *spec, uint64_t detached_ms,
 	const struct guest_sink *sink, Worker__V1__RunExit **ret_exit, struct error **err)
 {
 	struct following f = {.guest = guest, .spec = spec, .sink = sink};
@@ -495,12 +496,55 @@ int guest_run(struct guest *guest, const char *id, const Job__V1__Spec *spec,
 	f.call = call_open(guest, &worker_run, run_call_limit(spec), err);
 	if (!f.call)
 		return -1;
-	int r = send_start(f.call, id, spec, err);
+	int r = send_start(f.call, id, spec, detached_ms, err);
 	FAILPOINT("run.sent");
 	if (r == 0)
 		r = follow(&f, ret_exit, err);
 	call_close(guest, f.call);
 	return r;
+}
+
+int guest_run(struct guest *guest, const char *id, const Job__V1__Spec *spec,
+	const struct guest_sink *sink, Worker__V1__RunExit **ret_exit, struct error **err)
+{
+	/* A daemon that comes back later than that finds a job that is over anyway. */
+	return run(guest, id, spec, run_time_limit(spec), sink, ret_exit, err);
+}
+
+static void rehearsal_started(void *arg)
+{
+	(void)arg;
+}
+
+static int rehearsal_output(
+	void *arg, enum guest_stream stream, const void *data, size_t n, struct error **err)
+{
+	(void)arg;
+	(void)stream;
+	(void)data;
+	(void)n;
+	(void)err;
+	return 0;
+}
+
+int guest_rehearse(struct guest *guest, struct error **err)
+{
+	static const struct guest_sink nobody = {
+		.started = rehearsal_started, .output = rehearsal_output};
+	char shell[] = "/bin/sh", option[] = "-c", command[] = "echo";
+	char *argv[] = {shell, option, command};
+	Job__V1__Spec spec = JOB__V1__SPEC__INIT;
+	Worker__V1__RunExit *exit = NULL;
+
+	spec.argv = argv;
+	spec.n_argv = ARRAY_SIZE(argv);
+	spec.has_timeout_ms = spec.has_stop_grace_period_ms = true;
+	spec.timeout_ms = REHEARSAL_TIMEOUT_MS;
+	spec.stop_grace_period_ms = 1000;
+	if (run(guest, "rehearsal", &spec, 0, &nobody, &exit, err) < 0)
+		return error_wrap(err, "a first program");
+	worker__v1__run_exit__free_unpacked(exit, NULL);
+	return 0;
 }
 
 int guest_attach(struct guest *guest, const char *id, const Job__V1__Spec *spec,

@@ -60,6 +60,11 @@ struct guest_sink {
 int guest_run(struct guest *guest, const char *id, const Job__V1__Spec *spec,
 	const struct guest_sink *sink, Worker__V1__RunExit **ret_exit, struct error **err);
 
+/* Run `sh -c echo` and forget it: what the worker, the guest's kernel and, under emulation, QEMU do
+ * for the first time for a program they have then done. How the program ended does not matter, for
+ * an image need not have a shell. */
+int guest_rehearse(struct guest *guest, struct error **err);
+
 /* Follow a program that another connection started, from the bytes on that are at hand already.
  * started() is called again, if it did start. ERR_NOT_FOUND: it was not started. */
 int guest_attach(struct guest *guest, const char *id, const Job__V1__Spec *spec,

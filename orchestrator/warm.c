@@ -101,6 +101,8 @@ static int reach_worker(struct warm *warm, struct error **err)
 	if (guest_hello(guest, vm_secret(warm->vm), &hello, err) < 0)
 		return -1;
 	warm->wall.kernel = xstrdup(hello.kernel);
+	if (guest_rehearse(guest, err) < 0)
+		return -1;
 	return vm_fill_wall(warm->vm, &warm->wall, err);
 }
 
