@@ -20,7 +20,10 @@ COMMON := \
 	common/failpoint.c \
 	common/file_tree_send.c \
 	common/file_tree_write.c \
+	common/files.c \
 	common/log.c \
+	common/log_file.c \
+	common/remove_tree.c \
 	common/rpc.c \
 	common/rpc_call.c \
 	common/rpc_client.c \
@@ -28,6 +31,7 @@ COMMON := \
 	common/rpc_message.c \
 	common/rpc_server.c \
 	common/sock.c \
+	common/text.c \
 	common/util.c \
 	common/worker_api.c \
 	common/worker_proof.c
@@ -52,6 +56,7 @@ ORCHESTRATOR := \
 	orchestrator/control_jobs.c \
 	orchestrator/control_logs.c \
 	orchestrator/control_submit.c \
+	orchestrator/control_submit_many.c \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
@@ -121,6 +126,7 @@ CLI := \
 	orchestrator/cli/help.c \
 	orchestrator/cli/image.c \
 	orchestrator/cli/interrupt.c \
+	orchestrator/cli/job_source.c \
 	orchestrator/cli/job_view.c \
 	orchestrator/cli/launch.c \
 	orchestrator/cli/list.c \
@@ -129,6 +135,7 @@ CLI := \
 	orchestrator/cli/options.c \
 	orchestrator/cli/output.c \
 	orchestrator/cli/progress.c \
+	orchestrator/cli/reconnect.c \
 	orchestrator/cli/report.c \
 	orchestrator/cli/result.c \
 	orchestrator/cli/run.c \
@@ -138,6 +145,7 @@ CLI := \
 	orchestrator/cli/status.c \
 	orchestrator/cli/stop.c \
 	orchestrator/cli/submit.c \
+	orchestrator/cli/submit_many.c \
 	orchestrator/cli/upload.c \
 	orchestrator/cli/validate.c \
 	orchestrator/cli/version.c \
@@ -194,12 +202,16 @@ UNIT_TESTS := \
 	tests/unit/test_host.c \
 	tests/unit/test_image.c \
 	tests/unit/test_image_build.c \
+	tests/unit/test_image_kernel.c \
+	tests/unit/test_image_parts.c \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
+	tests/unit/test_log_file.c \
 	tests/unit/test_pool.c \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
+	tests/unit/test_remove_tree.c \
 	tests/unit/test_results.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
@@ -219,14 +231,23 @@ UNIT_TESTS := \
 	tests/unit/test_vsock_vring.c \
 	tests/unit/test_worker_executor.c \
 	tests/unit/test_worker_files.c \
+	tests/unit/test_worker_run.c \
 	tests/unit/test_worker_service.c \
 	tests/unit/test_worker_user.c \
 	tests/unit/test_yaml_table.c
 
 FUZZERS := \
 	tests/fuzz/fuzz_config.c \
+	tests/fuzz/fuzz_console.c \
+	tests/fuzz/fuzz_control.c \
 	tests/fuzz/fuzz_file_tree.c \
 	tests/fuzz/fuzz_jobspec.c \
+	tests/fuzz/fuzz_kernel.c \
+	tests/fuzz/fuzz_manifest.c \
+	tests/fuzz/fuzz_recipe.c \
+	tests/fuzz/fuzz_results.c \
+	tests/fuzz/fuzz_state_files.c \
+	tests/fuzz/fuzz_text.c \
 	tests/fuzz/fuzz_vhost_user.c \
 	tests/fuzz/fuzz_vring.c \
 	tests/fuzz/fuzz_vsock_packet.c
@@ -330,7 +351,8 @@ $(BIN)/orchestrator: $(filter %/main.o,$(CLI_O)) $(OBJ)/liborchestrator.a $(OBJ)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
 
 # Of common/ just these: it faces the guest, so it is small.
-$(LIBEXEC)/vsock-device: $(VSOCK_DEVICE_O) $(call obj,common/error.c common/log.c common/util.c)
+$(LIBEXEC)/vsock-device: $(VSOCK_DEVICE_O) \
+		$(call obj,common/error.c common/files.c common/log.c common/text.c common/util.c)
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lseccomp
@@ -363,7 +385,8 @@ unit-programs: $(UNIT_BIN)
 
 # Programs that bring the vsock device, a QEMU and a guest together: a test and a benchmark.
 VSOCK_PROGRAMS := $(BIN)/tests/vsock_device $(BIN)/tests/vsock_bench
-vsock_common   := $(call obj,tests/integration/vsock_vm.c common/util.c common/error.c)
+vsock_common   := $(call obj,tests/integration/vsock_vm.c \
+	common/error.c common/files.c common/remove_tree.c common/text.c common/util.c)
 $(BIN)/tests/vsock_device: $(call obj,tests/integration/vsock_device.c) $(vsock_common)
 $(BIN)/tests/vsock_bench: $(call obj,tests/bench/vsock_bench.c) $(vsock_common)
 $(VSOCK_PROGRAMS):
@@ -414,8 +437,9 @@ $(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lcmocka -lpq $(HOST_LIBS)
 
-# Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each. What they find and what
-# they learn stays in build/fuzz; V=1 shows libFuzzer's own words.
+# Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each, from the few inputs in
+# tests/fuzz/seeds on. What they find and what they learn stays in build/fuzz; V=1 shows libFuzzer's
+# own words.
 FUZZ_SECONDS ?= 30
 FUZZ_CFLAGS  := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer
@@ -442,6 +466,7 @@ fuzz: $(FUZZ_BIN)
 		mkdir -p $$f.corpus; \
 		echo "$${f##*/}: $(FUZZ_SECONDS) s"; \
 		$$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$$f- $$f.corpus \
+			$$(ls -d tests/fuzz/seeds/$${f##*/fuzz_} 2>/dev/null) \
 			$(if $(V),,>$$f.log 2>&1) || { tail -n 60 $$f.log; exit 1; }; \
 	done
 
@@ -461,13 +486,13 @@ integration: programs image failpoints
 # make, which then finds it.
 JOBS := -j$(shell nproc)
 run:
-	@scripts/deps
+	@scripts/deps run
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@$(MAKE) --no-print-directory image IMAGES=debian
 	$(BIN)/orchestrator run examples/hello.yaml
 
 test:
-	@scripts/deps
+	@scripts/deps run test
 	@$(MAKE) --no-print-directory $(JOBS) SAN=1 unit-programs
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@$(MAKE) --no-print-directory $(JOBS) failpoints
@@ -503,6 +528,7 @@ image: programs
 
 # The guest kernel of our own; `make image` puts it into the images afterwards.
 kernel:
+	@scripts/deps run kernel
 	@vm-images/kernel/build $(SHARE)/kernel $(O)/cache
 
 # --- install -------------------------------------------------------------------------------------

@@ -10,6 +10,13 @@ static enum log_level threshold = LOG_LEVEL_INFO;
 static enum log_format style = LOG_FORMAT_PLAIN;
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
+static void (*after_line)(void);
+
+void log_after_line(void (*fn)(void))
+{
+	after_line = fn;
+}
+
 void log_setup(enum log_level level, enum log_format format)
 {
 	threshold = level;
@@ -61,4 +68,6 @@ void log_write(enum log_level level, const char *subject, const char *fmt, ...)
 		str_printf("%s%s%s%s\n", head, subject ? subject : "", subject ? ": " : "", text);
 	if (write_all(STDERR_FILENO, line, strlen(line)) < 0)
 		return; /* nowhere left to say so */
+	if (after_line)
+		after_line();
 }

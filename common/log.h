@@ -14,6 +14,10 @@ enum log_level log_level(void);
 /* "error", "warn", "info", "debug"; 0 or -1. */
 int log_level_parse(const char *s, enum log_level *ret);
 
+/* Called after each line that was written, on its thread; NULL: nothing is. Set it before there are
+ * other threads. */
+void log_after_line(void (*fn)(void));
+
 /* subject: what the line is about (a VM's or job's id, a module), or NULL. */
 void log_write(enum log_level level, const char *subject, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

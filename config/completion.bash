@@ -1,5 +1,5 @@
 # bash completion for orchestrator. Commands and options are asked from its own help, so that they
-# cannot go out of date; jobs are asked from the daemon, as any command on a job does.
+# cannot go out of date; jobs are asked from the daemon, if one runs: a key is no reason to start it.
 
 _orchestrator_commands() {
 	orchestrator --help 2>/dev/null | sed -n '/^Commands:/,/^$/s/^  \([a-z-]*\) .*/\1/p'
@@ -12,12 +12,17 @@ _orchestrator_options() {
 
 _orchestrator() {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} command='' i
+	local which=() # daemon and images
 	COMPREPLY=()
 
 	for ((i = 1; i < COMP_CWORD; i++)); do
 		case ${COMP_WORDS[i]} in
 		--) return ;; # the job's own words
-		-o | --format | --config | --state-dir) ((i++)) ;;
+		--config | --state-dir)
+			which+=("${COMP_WORDS[i]}" "${COMP_WORDS[i + 1]/#\~\//$HOME/}")
+			((i++))
+			;;
+		-o | --format) ((i++)) ;;
 		-*) ;;
 		*) [[ -z $command ]] && command=${COMP_WORDS[i]} ;;
 		esac
@@ -33,7 +38,7 @@ _orchestrator() {
 		return
 		;;
 	--image)
-		COMPREPLY=($(compgen -W "$(orchestrator list images -q -o name 2>/dev/null)" -- "$cur"))
+		COMPREPLY=($(compgen -W "$(orchestrator "${which[@]}" list images -q -o name 2>/dev/null)" -- "$cur"))
 		return
 		;;
 	--state)
@@ -58,7 +63,7 @@ _orchestrator() {
 		COMPREPLY=($(compgen -f -X '!*.@(yaml|yml)' -- "$cur") $(compgen -d -- "$cur"))
 		;;
 	status | logs | result | wait | cancel)
-		COMPREPLY=($(compgen -W "$(orchestrator list jobs -q -o name 2>/dev/null)" -- "$cur"))
+		COMPREPLY=($(compgen -W "$(orchestrator "${which[@]}" list jobs --no-start -n 1000 -q -o name 2>/dev/null)" -- "$cur"))
 		;;
 	esac
 }

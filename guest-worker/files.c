@@ -143,9 +143,7 @@ static int get_all(struct rpc_call *call, const struct worker *worker,
 
 int worker_handle_get(struct rpc_call *call, void *server_arg, struct error **err)
 {
-	if (worker_require_proof(call, err) < 0)
-		return -1;
-	ProtobufCMessage *message = worker_request(call, err);
+	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;
 	int r = get_all(call, server_arg, (const Worker__V1__GetRequest *)message, err);

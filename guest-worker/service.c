@@ -54,6 +54,11 @@ int worker_require_proof(struct rpc_call *call, struct error **err)
 			     "the host has not proven that it knows this boot's secret");
 }
 
+ProtobufCMessage *worker_proven_request(struct rpc_call *call, struct error **err)
+{
+	return worker_require_proof(call, err) < 0 ? NULL : worker_request(call, err);
+}
+
 /* Who is there. ---------------------------------------------------------------------------------
  */
 
@@ -196,9 +201,7 @@ static int handle_info(struct rpc_call *call, void *arg, struct error **err)
 	Worker__V1__InfoReply reply = WORKER__V1__INFO_REPLY__INIT;
 	struct statvfs fs;
 
-	if (worker_require_proof(call, err) < 0)
-		return -1;
-	ProtobufCMessage *message = worker_request(call, err);
+	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;
 	rpc_message_free(message);
@@ -215,9 +218,7 @@ static int handle_ping(struct rpc_call *call, void *arg, struct error **err)
 	Worker__V1__PingReply reply = WORKER__V1__PING_REPLY__INIT;
 
 	(void)arg;
-	if (worker_require_proof(call, err) < 0)
-		return -1;
-	ProtobufCMessage *message = worker_request(call, err);
+	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;
 	const Worker__V1__PingRequest *request = (const Worker__V1__PingRequest *)message;
@@ -233,9 +234,7 @@ static int handle_addition(struct rpc_call *call, void *arg, struct error **err)
 	Worker__V1__AdditionReply reply = WORKER__V1__ADDITION_REPLY__INIT;
 
 	(void)arg;
-	if (worker_require_proof(call, err) < 0)
-		return -1;
-	ProtobufCMessage *message = worker_request(call, err);
+	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;
 	const Worker__V1__AdditionRequest *request = (const Worker__V1__AdditionRequest *)message;
@@ -252,9 +251,7 @@ static int handle_shutdown(struct rpc_call *call, void *arg, struct error **err)
 	struct worker *worker = arg;
 	uint64_t one = 1;
 
-	if (worker_require_proof(call, err) < 0)
-		return -1;
-	ProtobufCMessage *message = worker_request(call, err);
+	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;
 	rpc_message_free(message);

@@ -44,6 +44,8 @@ struct worker_conn {
 int worker_require_proof(struct rpc_call *call, struct error **err);
 /* The call's one request, within a bounded time; NULL with *err if it did not come. */
 ProtobufCMessage *worker_request(struct rpc_call *call, struct error **err);
+/* Both, in this order. */
+ProtobufCMessage *worker_proven_request(struct rpc_call *call, struct error **err);
 
 /* Handlers; server_arg is the worker. */
 int worker_handle_run(struct rpc_call *call, void *server_arg, struct error **err); /* run.c */

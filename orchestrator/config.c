@@ -17,7 +17,8 @@
 #include "orchestrator/jobspec_rules.h"
 #include "orchestrator/yaml_value.h"
 
-#define SYSTEM_FILE "/etc/orchestrator/orchestrator.yaml"
+#define SYSTEM_FILE	"/etc/orchestrator/orchestrator.yaml"
+#define VARIABLE_PREFIX "ORCHESTRATOR_"
 #define RUNTIME_DIR_LEN                                                                            \
 	60u /* leaves room in a socket's 108 bytes for the names of VMs' sockets                   \
 	     */
@@ -188,7 +189,7 @@ static int load_file(struct config *config, const char *path, bool must_exist, s
 
 char *config_variable(const char *key)
 {
-	char *name = str_printf("ORCHESTRATOR_%s", key);
+	char *name = str_printf(VARIABLE_PREFIX "%s", key);
 
 	for (char *s = name; *s; s++)
 		*s = (char)toupper((unsigned char)*s);
@@ -222,6 +223,48 @@ static int load_environment(struct config *config, struct error **err)
 			return -1;
 	}
 	return 0;
+}
+
+/* Read elsewhere: by `image build`, by the build with failpoints, by the tests' scripts. */
+static const char *const other_variables[] = {"CACHE_DIR", "FAILPOINT", "BUILD"};
+
+char *config_variable_problem(const char *assignment)
+{
+	const char *names[ARRAY_SIZE(config_keys) + ARRAY_SIZE(other_variables)];
+	char upper[ARRAY_SIZE(config_keys)][48];
+	size_t n_name = strcspn(assignment, "="), n = 0;
+
+	if (!str_starts(assignment, VARIABLE_PREFIX) || !assignment[n_name] ||
+		!assignment[n_name + 1])
+		return NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(config_keys); i++) {
+		_cleanup_free_ char *variable = config_variable(config_keys[i].name);
+		snprintf(upper[i], sizeof(upper[i]), "%s", variable + strlen(VARIABLE_PREFIX));
+		names[n++] = upper[i];
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(other_variables); i++)
+		names[n++] = other_variables[i];
+	_cleanup_free_ char *name = xstrndup(assignment, n_name);
+	const char *suffix = name + strlen(VARIABLE_PREFIX);
+	for (size_t i = 0; i < n; i++)
+		if (str_eq(names[i], suffix))
+			return NULL;
+	_cleanup_free_ char *shown = str_escape(name, n_name, false);
+	const char *near = str_nearest(suffix, names, n);
+	return near ? str_printf("%s is no setting and is ignored; did you mean " VARIABLE_PREFIX
+				 "%s?",
+			      shown, near)
+		    : str_printf("%s is no setting and is ignored; `orchestrator config` shows all",
+			      shown);
+}
+
+void config_warn_of_variables(void)
+{
+	for (char **e = environ; *e; e++) {
+		_cleanup_free_ char *problem = config_variable_problem(*e);
+		if (problem)
+			log_warn("orchestrator", "%s", problem);
+	}
 }
 
 /* $variable, else HOME/below_home; by the XDG rules a relative one does not count. */

@@ -60,6 +60,9 @@ struct config {
 /* All sources but the flags. file: an explicit file (--config), which must exist, read instead of
  * the two default ones. Errors name file:line:column, or the variable. */
 struct config *config_load(const char *file, struct error **err);
+/* Log a warning for each ORCHESTRATOR_* variable that nobody reads: a misspelt one would be ignored
+ * in silence. No error: what a later version knows must not stop this one. */
+void config_warn_of_variables(void);
 /* One key as if by its variable, for a flag: origin is how errors and config_describe() call it
  * ("--accel"). The directories made from others' defaults do not follow. */
 int config_set(struct config *config, const char *name, const char *value, const char *origin,

@@ -27,5 +27,9 @@ struct config_sources {
 /* The environment is read in any case: ORCHESTRATOR_*, XDG_*. */
 struct config *config_load_from(const struct config_sources *sources, struct error **err);
 
+/* What is wrong with NAME=VALUE of the environment; NULL if it is set to nothing, a key's variable,
+ * another that we know, or not called ORCHESTRATOR_*. */
+char *config_variable_problem(const char *assignment);
+
 /* "ORCHESTRATOR_MAX_VMS" for "max_vms"; owned by the caller. */
 char *config_variable(const char *key);

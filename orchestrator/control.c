@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -27,6 +28,7 @@ struct control {
 
 static const struct rpc_service services[] = {
 	{&control_submit, control_handle_submit},
+	{&control_submit_many, control_handle_submit_many},
 	{&control_get_job, control_handle_get_job},
 	{&control_list_jobs, control_handle_list_jobs},
 	{&control_logs, control_handle_logs},
@@ -39,6 +41,33 @@ static const struct rpc_service services[] = {
 	{&control_gc, control_handle_gc},
 	{&control_stop, control_handle_stop},
 };
+
+/* --- seats ----------------------------------------------------------------------------------- */
+
+/* Of the 256 threads that rpc_limits_control gives. */
+static struct {
+	const unsigned most;
+	const char *what;
+	atomic_uint taken;
+} seats[] = {
+	[SEATS_WATCHING] = {208, "follow a job or wait for one", 0},
+	[SEATS_MOVING] = {32, "submit jobs or fetch results", 0},
+};
+
+int control_sit(enum control_seats which, struct error **err)
+{
+	if (atomic_fetch_add(&seats[which].taken, 1) < seats[which].most)
+		return 0;
+	atomic_fetch_sub(&seats[which].taken, 1);
+	return error_set(err, ERR_LIMIT,
+		"%u clients %s already, which is the most; try again when some have ended",
+		seats[which].most, seats[which].what);
+}
+
+void control_rise(enum control_seats which)
+{
+	atomic_fetch_sub(&seats[which].taken, 1);
+}
 
 /* --- connections ----------------------------------------------------------------------------- */
 

@@ -10,6 +10,8 @@
 
 const struct rpc_method control_submit =
 	METHOD("Submit", control__v1__submit_request, control__v1__submit_reply, .requests = true);
+const struct rpc_method control_submit_many = METHOD("SubmitMany", control__v1__submit_many_request,
+	control__v1__submit_many_reply, .requests = true, .replies = true);
 const struct rpc_method control_get_job =
 	METHOD("GetJob", control__v1__job_request, control__v1__job_info, .replies = false);
 const struct rpc_method control_list_jobs =

@@ -4,6 +4,7 @@
 #include "common/rpc.h"
 
 extern const struct rpc_method control_submit;
+extern const struct rpc_method control_submit_many;
 extern const struct rpc_method control_get_job;
 extern const struct rpc_method control_list_jobs;
 extern const struct rpc_method control_logs;

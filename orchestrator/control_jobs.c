@@ -7,7 +7,8 @@
 #include "common/util.h"
 
 #define REQUEST_MS 10000 /* a request is there with its call */
-#define LOOK_MS	   200	 /* how long a caller that went away is waited for */
+#define LOOK_MS	   1000	 /* how long a caller that went away is waited for */
+#define SEND_MS	   60000 /* for a caller that does not read its list */
 /* A wait without end ends nevertheless, far behind the longest job of the longest queue. */
 #define WAIT_MS (UINT64_C(10) * 365 * 24 * 3600 * 1000)
 #define PAGE	64 /* jobs of a list in memory at once */
@@ -168,7 +169,7 @@ static int send_page(struct rpc_call *call, struct page *page, struct error **er
 			record_to_info(record, dir, RECORD_BRIEF);
 		info->has_queue_position = page->positions[i] > 0;
 		info->queue_position = page->positions[i];
-		if (rpc_send(call, &info->base, err) < 0)
+		if (rpc_send_within(call, &info->base, SEND_MS, err) < 0)
 			return -1;
 	}
 	return 0;
@@ -282,7 +283,7 @@ static int wait_for_end(struct rpc_call *call, struct watch *watch, const char *
 	return 0;
 }
 
-int control_handle_wait(struct rpc_call *call, void *arg, struct error **err)
+static int handle_wait(struct rpc_call *call, void *arg, struct error **err)
 {
 	struct daemon *daemon = arg;
 	_cleanup_message_ Control__V1__WaitRequest *request = NULL;
@@ -299,6 +300,15 @@ int control_handle_wait(struct rpc_call *call, void *arg, struct error **err)
 		control_unwatch(daemon, &watch);
 	}
 	return r < 0 ? -1 : control_send_job(call, daemon, id, err);
+}
+
+int control_handle_wait(struct rpc_call *call, void *arg, struct error **err)
+{
+	if (control_sit(SEATS_WATCHING, err) < 0)
+		return -1;
+	int r = handle_wait(call, arg, err);
+	control_rise(SEATS_WATCHING);
+	return r;
 }
 
 /* --- cancelling ------------------------------------------------------------------------------ */

@@ -13,10 +13,11 @@
 #include "common/limits.h"
 #include "orchestrator/results.h"
 
-#define CHUNK (64 * KIB)
-#define LOOK_MS                                                                                    \
-	200 /* for a caller that went away, and for the console, of which nothing is told          \
-	     */
+#define CHUNK	(64 * KIB)
+#define GONE_MS 1000 /* between two looks at whether the caller went away */
+/* Between two looks at the console: it is written by the thread that watches all VMs, which knows
+ * no jobs. A look is a pread(), and few people look at consoles. */
+#define CONSOLE_MS 200
 
 struct stream {
 	Control__V1__LogsReply__Stream which;
@@ -101,10 +102,11 @@ static int send_ended(struct follower *f, const char *id, struct error **err)
 static int follow(struct follower *f, struct watch *watch, const char *id, struct error **err)
 {
 	struct watch_news news = {0};
+	bool console = f->streams[0].which == CONTROL__V1__LOGS_REPLY__STREAM__CONSOLE;
 	enum job_state told = 0;
 
 	for (;;) {
-		watch_wait(watch, LOOK_MS, &news);
+		watch_wait(watch, console ? CONSOLE_MS : GONE_MS, &news);
 		if (rpc_call_cancelled(f->call))
 			return error_set(err, ERR_CANCELLED, "the caller went away");
 		if (news.state != told && send_state(f, news.state, err) < 0)
@@ -162,7 +164,7 @@ static void choose_streams(struct follower *f, const Control__V1__LogsRequest *r
 		CONTROL__V1__LOGS_REPLY__STREAM__STDERR, "stderr", request->stderr_offset, -1};
 }
 
-int control_handle_logs(struct rpc_call *call, void *arg, struct error **err)
+static int handle_logs(struct rpc_call *call, void *arg, struct error **err)
 {
 	_cleanup_message_ Control__V1__LogsRequest *request = NULL;
 	struct follower f = {.call = call, .daemon = arg};
@@ -183,6 +185,15 @@ int control_handle_logs(struct rpc_call *call, void *arg, struct error **err)
 	int r = run(&f, id, request->follow, err);
 	for (size_t i = 0; i < f.n_streams; i++)
 		close_fd(&f.streams[i].fd);
+	return r;
+}
+
+int control_handle_logs(struct rpc_call *call, void *arg, struct error **err)
+{
+	if (control_sit(SEATS_WATCHING, err) < 0)
+		return -1;
+	int r = handle_logs(call, arg, err);
+	control_rise(SEATS_WATCHING);
 	return r;
 }
 
@@ -221,7 +232,7 @@ static int send_files(struct rpc_call *call, int dir_fd, struct error **err)
 	return 0;
 }
 
-int control_handle_result(struct rpc_call *call, void *arg, struct error **err)
+static int handle_result(struct rpc_call *call, void *arg, struct error **err)
 {
 	struct daemon *daemon = arg;
 	_cleanup_message_ Control__V1__JobRequest *request = NULL;
@@ -241,4 +252,13 @@ int control_handle_result(struct rpc_call *call, void *arg, struct error **err)
 	if (dir_fd < 0 || restore_result_json(dir_fd, dir, record, err) < 0)
 		return -1;
 	return send_files(call, dir_fd, err);
+}
+
+int control_handle_result(struct rpc_call *call, void *arg, struct error **err)
+{
+	if (control_sit(SEATS_MOVING, err) < 0)
+		return -1;
+	int r = handle_result(call, arg, err);
+	control_rise(SEATS_MOVING);
+	return r;
 }

@@ -6,6 +6,7 @@
 #include "orchestrator/daemon.h"
 
 int control_handle_submit(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_submit_many(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_logs(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_result(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_get_job(struct rpc_call *call, void *daemon, struct error **err);
@@ -30,6 +31,16 @@ static inline void job_info_freep(Control__V1__JobInfo **info)
 }
 #define _cleanup_job_info_ __attribute__((cleanup(job_info_freep)))
 
+/* A handler's thread is held as long as its call lasts, and how long some last is up to the caller.
+ * These have a number of seats less than there are threads, so that list and cancel are served
+ * whoever else sits there. ERR_LIMIT when all are taken. */
+enum control_seats {
+	SEATS_WATCHING, /* following and waiting */
+	SEATS_MOVING,	/* files and jobs on their way, in or out */
+};
+int control_sit(enum control_seats which, struct error **err);
+void control_rise(enum control_seats which);
+
 /* Who is at the other end of the call's connection, as the kernel says. */
 uid_t control_caller(struct rpc_call *call);
 
@@ -51,3 +62,13 @@ int control_send_job(
 /* Let the watch see the job. False: it is not live, the store has all there is to know. */
 bool control_watch(struct daemon *daemon, const char *id, struct watch *watch);
 void control_unwatch(struct daemon *daemon, struct watch *watch);
+
+/* What the two ways to submit share (control_submit.c). */
+/* Is there room for jobs at all? */
+int submit_check_disk(const struct config *config, struct error **err);
+/* What can be refused of one job by its description alone. key may be NULL. */
+int submit_check_job(
+	struct daemon *daemon, const Job__V1__Spec *spec, const char *key, struct error **err);
+/* The record of a new job that was found well; owned by the caller. */
+struct job_record *submit_make_record(
+	const struct config *config, uid_t caller, const Job__V1__Spec *spec, const char *key);

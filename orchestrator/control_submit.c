@@ -32,7 +32,7 @@ struct upload {
 	char *missing;		/* the first one that the caller could not read, and why */
 };
 
-static int check_free_disk(const struct config *config, struct error **err)
+int submit_check_disk(const struct config *config, struct error **err)
 {
 	struct statvfs fs;
 
@@ -48,6 +48,19 @@ static int check_free_disk(const struct config *config, struct error **err)
 		config->state_dir, has, needs);
 }
 
+int submit_check_job(
+	struct daemon *daemon, const Job__V1__Spec *spec, const char *key, struct error **err)
+{
+	if (key && (!key[0] || strlen(key) > LIMIT_KEY || !utf8_valid(key, strlen(key))))
+		return error_set(
+			err, ERR_INVALID, "a key has 1 to %d bytes of UTF-8 text", LIMIT_KEY);
+	if (jobspec_verify(spec, err) < 0)
+		return -1;
+	if (spec->n_inputs > LIMIT_FILES)
+		return error_set(err, ERR_LIMIT, "more than %d inputs", LIMIT_FILES);
+	return image_known(daemon->config, spec->image, err);
+}
+
 /* Everything about a job that can be refused before its files come. */
 static int check_request(
 	struct daemon *daemon, const Control__V1__SubmitRequest *request, struct error **err)
@@ -56,22 +69,14 @@ static int check_request(
 		return error_set(err, ERR_INVALID, "the first message of a submit has the spec");
 	if (request->record)
 		return error_set(err, ERR_INVALID, "files come after the spec");
-	if (request->key && (!request->key[0] || strlen(request->key) > LIMIT_KEY ||
-				    !utf8_valid(request->key, strlen(request->key))))
-		return error_set(
-			err, ERR_INVALID, "a key has 1 to %d bytes of UTF-8 text", LIMIT_KEY);
-	if (jobspec_verify(request->spec, err) < 0)
+	if (submit_check_job(daemon, request->spec, request->key, err) < 0)
 		return -1;
-	if (request->spec->n_inputs > LIMIT_FILES)
-		return error_set(err, ERR_LIMIT, "more than %d inputs", LIMIT_FILES);
-	if (image_known(daemon->config, request->spec->image, err) < 0)
-		return -1;
-	return check_free_disk(daemon->config, err);
+	return submit_check_disk(daemon->config, err);
 }
 
-static void make_record(struct upload *up, const Control__V1__SubmitRequest *request)
+struct job_record *submit_make_record(
+	const struct config *config, uid_t caller, const Job__V1__Spec *spec, const char *key)
 {
-	const struct config *config = up->daemon->config;
 	struct job_defaults defaults = {
 		.timeout_ms = config->default_timeout_ms,
 		.memory_bytes = config->default_memory,
@@ -80,13 +85,19 @@ static void make_record(struct upload *up, const Control__V1__SubmitRequest *req
 	struct job_record *record = job_record_new();
 
 	job_id_make(now_real_usec(), record->id);
-	record->key = xstrdup(request->key);
+	record->key = xstrdup(key);
 	record->state = JOB_QUEUED;
-	record->spec = jobspec_copy(request->spec);
+	record->spec = jobspec_copy(spec);
 	record_fill_defaults(record->spec, &defaults);
-	record->share = record_share_of(record->spec, control_caller(up->call));
-	up->record = record;
-	up->dir = config_job_dir(config, record->id);
+	record->share = record_share_of(record->spec, caller);
+	return record;
+}
+
+static void make_record(struct upload *up, const Control__V1__SubmitRequest *request)
+{
+	up->record = submit_make_record(
+		up->daemon->config, control_caller(up->call), request->spec, request->key);
+	up->dir = config_job_dir(up->daemon->config, up->record->id);
 }
 
 /* --- files ----------------------------------------------------------------------------------- */
@@ -217,8 +228,11 @@ static int take_files(struct upload *up, struct error **err)
 	if (make_dir(up, err) < 0)
 		return -1;
 	up->writer = tree_writer_new(up->inputs_fd, &options);
+	if (control_sit(SEATS_MOVING, err) < 0)
+		return -1;
 	while ((r = take_message(up, err)) > 0)
 		;
+	control_rise(SEATS_MOVING);
 	if (r < 0 || tree_writer_finish(up->writer, NULL, err) < 0)
 		return -1;
 	for (size_t i = 0; i < spec->n_inputs; i++) {
@@ -233,8 +247,7 @@ static int take_files(struct upload *up, struct error **err)
 
 struct promise {
 	struct daemon *daemon;
-	struct job_record *record;
-	char other[JOB_ID_SIZE];
+	struct jobs_newcomer job;
 	struct error *error;
 	struct latch done;
 };
@@ -243,7 +256,7 @@ static void promised(void *arg, struct error *error)
 {
 	struct promise *promise = arg;
 
-	promise->error = error;
+	promise->error = error ? error : promise->job.error;
 	latch_open(&promise->done);
 }
 
@@ -251,13 +264,13 @@ static void loop_submit(void *arg)
 {
 	struct promise *promise = arg;
 
-	jobs_submit(promise->daemon->jobs, promise->record, promise->other, promised, promise);
+	jobs_submit(promise->daemon->jobs, &promise->job, 1, promised, promise);
 }
 
 /* Commit. ret_id becomes the job's id, or, with ERR_EXISTS, the id of the job that has the key. */
 static int commit(struct upload *up, char ret_id[JOB_ID_SIZE], struct error **err)
 {
-	struct promise promise = {.daemon = up->daemon, .record = up->record};
+	struct promise promise = {.daemon = up->daemon, .job.record = up->record};
 
 	up->record->result.times[STAGE_SUBMITTED] = now_real_usec();
 	memcpy(ret_id, up->record->id, JOB_ID_SIZE);
@@ -270,8 +283,8 @@ static int commit(struct upload *up, char ret_id[JOB_ID_SIZE], struct error **er
 		up->dir_made = false; /* not ours to remove any more */
 		return 0;
 	}
-	if (promise.error->code == ERR_EXISTS && promise.other[0]) {
-		memcpy(ret_id, promise.other, JOB_ID_SIZE);
+	if (promise.error->code == ERR_EXISTS && promise.job.other[0]) {
+		memcpy(ret_id, promise.job.other, JOB_ID_SIZE);
 		error_free(promise.error);
 		return 0;
 	}

@@ -3,11 +3,14 @@
 #include <signal.h>
 
 #include "common/log.h"
+#include "common/log_file.h"
 #include "common/util.h"
 #include "orchestrator/capacity.h"
 #include "orchestrator/control.h"
 #include "orchestrator/recover.h"
 #include "orchestrator/retention.h"
+
+#define LOG_CHECK_MS 10000 /* for what libraries write to the log */
 
 /* --- going -----------------------------------------------------------------------------------
  *
@@ -156,8 +159,16 @@ struct daemon *daemon_new(const struct config *config, bool idle_exit, struct er
 	return NULL;
 }
 
+static void check_log(void *arg)
+{
+	(void)arg;
+	log_file_check();
+}
+
 void daemon_run(struct daemon *daemon)
 {
+	daemon->log_check =
+		loop_timer_start(daemon->loop, LOG_CHECK_MS, LOG_CHECK_MS, check_log, NULL);
 	daemon->retention = retention_start(daemon->config, daemon->queue);
 	daemon_check_idle(daemon);
 	loop_run(daemon->loop);
@@ -175,6 +186,7 @@ void daemon_free(struct daemon *daemon)
 	for (size_t i = 0; i < ARRAY_SIZE(daemon->signals); i++)
 		uv_close((uv_handle_t *)&daemon->signals[i], NULL);
 	loop_timer_stop(daemon->idle);
+	loop_timer_stop(daemon->log_check);
 	loop_free(daemon->loop);
 	if (daemon->host)
 		host_free(daemon->host);

@@ -29,6 +29,7 @@ struct daemon {
 	/* The loop's. */
 	bool idle_exit;
 	struct loop_timer *idle;
+	struct loop_timer *log_check;
 	uv_signal_t signals[2];
 	bool stopping;
 };

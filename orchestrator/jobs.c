@@ -76,8 +76,6 @@ static void add(struct jobs *jobs, struct job *job)
 	job->item.since = record->result.times[STAGE_SUBMITTED];
 	job->item.demand = jobs_demand(record->spec);
 	queue_add(&jobs->queue, &job->item, now_real_usec());
-	jobs_schedule(jobs);
-	jobs_changed(jobs);
 }
 
 void job_release(struct job *job)
@@ -145,8 +143,10 @@ void jobs_changed(struct jobs *jobs)
 /* --- coming in ------------------------------------------------------------------------------- */
 
 struct submission {
-	struct job *job;
-	char *other;
+	struct jobs *jobs;
+	struct jobs_newcomer *list; /* the caller's */
+	struct job **added;	    /* owned */
+	size_t n;
 	jobs_done done;
 	void *arg;
 };
@@ -154,41 +154,63 @@ struct submission {
 static int store_submit(struct store *store, void *arg, struct error **err)
 {
 	struct submission *submission = arg;
-	char other[JOB_ID_SIZE] = "";
-	int r = store->ops->submit(store, submission->job->record, other, err);
 
-	if (submission->other)
-		memcpy(submission->other, other, JOB_ID_SIZE);
-	return r;
+	for (size_t i = 0; i < submission->n; i++) {
+		struct jobs_newcomer *one = &submission->list[i];
+
+		if (store->ops->submit(
+			    store, submission->added[i]->record, one->other, &one->error) == 0 ||
+			store->ops->in_transaction(store))
+			continue;
+		/* The transaction is lost, with those before and behind this one. */
+		return error_set(err, one->error->code, "%s", one->error->text);
+	}
+	return 0;
 }
 
 static void submitted(void *arg, struct error *error)
 {
 	struct submission *submission = arg;
-	struct jobs *jobs = submission->job->jobs;
+	struct jobs *jobs = submission->jobs;
+	bool any = false;
 
+	for (size_t i = 0; i < submission->n; i++) {
+		if (error)
+			error_free(steal_ptr(submission->list[i].error));
+		if (error || submission->list[i].error) {
+			job_free(submission->added[i]);
+			continue;
+		}
+		any = true;
+		add(jobs, submission->added[i]);
+	}
+	/* The list may be gone from here on. */
 	submission->done(submission->arg, error);
-	if (error)
-		job_free(submission->job);
-	else
-		add(jobs, submission->job);
+	free(submission->added);
 	free(submission);
+	if (any) {
+		jobs_schedule(jobs);
+		jobs_changed(jobs);
+	}
 }
 
-void jobs_submit(struct jobs *jobs, struct job_record *record, char other[JOB_ID_SIZE],
-	jobs_done done, void *arg)
+void jobs_submit(struct jobs *jobs, struct jobs_newcomer *list, size_t n, jobs_done done, void *arg)
 {
 	if (jobs->stopping) {
 		struct error *err = NULL;
 
 		error_set(&err, ERR_UNAVAILABLE, "the daemon is stopping");
-		job_record_free(record);
+		for (size_t i = 0; i < n; i++)
+			job_record_free(list[i].record);
 		done(arg, err);
 		return;
 	}
 	struct submission *submission = xmalloc(sizeof(*submission));
-	*submission = (struct submission){job_new(jobs, record), other, done, arg};
-	store_queue_post(jobs->env.store, store_submit, submitted, submission);
+	*submission =
+		(struct submission){jobs, list, xcalloc(n, sizeof(struct job *)), n, done, arg};
+	for (size_t i = 0; i < n; i++)
+		submission->added[i] = job_new(jobs, list[i].record);
+	store_queue_post_many(jobs->env.store, n, store_submit, submitted, submission);
 }
 
 void jobs_load(struct jobs *jobs, struct job_record *record)
@@ -199,6 +221,8 @@ void jobs_load(struct jobs *jobs, struct job_record *record)
 
 	if (scheduler_check(&jobs->env.capacity, &demand, &err) == 0) {
 		add(jobs, job);
+		jobs_schedule(jobs);
+		jobs_changed(jobs);
 		return;
 	}
 	remember(jobs, job);

@@ -44,11 +44,17 @@ void jobs_free(struct jobs *jobs);
 /* What was asked for is committed (error is NULL), or failed; error is the callee's. */
 typedef void (*jobs_done)(void *arg, struct error *error);
 
-/* Takes over a verified record, whose directory is ready, and makes a queued job of it. On
- * ERR_EXISTS (its key is another job's) other has that job's id; it may be NULL when no key is
- * set. */
-void jobs_submit(struct jobs *jobs, struct job_record *record, char other[JOB_ID_SIZE],
-	jobs_done done, void *arg);
+/* A new job, and what became of it. */
+struct jobs_newcomer {
+	struct job_record *record; /* verified, its directory ready; taken over */
+	char other[JOB_ID_SIZE];   /* on ERR_EXISTS (its key is another job's): that job's id */
+	struct error *error;	   /* owned by the list; NULL: committed */
+};
+
+/* Makes queued jobs of these, committed together, one by one refused. done's error says that none
+ * is in; then the newcomers' own say nothing. */
+void jobs_submit(
+	struct jobs *jobs, struct jobs_newcomer *list, size_t n, jobs_done done, void *arg);
 /* At start: a job that is queued in the store. Takes the record over. One that no longer fits on
  * this host is ended: it would hold up all behind it for ever. */
 void jobs_load(struct jobs *jobs, struct job_record *record);

@@ -254,6 +254,35 @@ static int verify_numbers(
 	return 0;
 }
 
+/* A field that this version does not know, in the message or in one within it. It could not be kept
+ * to the letter either: protobuf-c takes field numbers that it refuses when they come back. */
+static bool has_unknown_field(const ProtobufCMessage *message)
+{
+	const ProtobufCMessageDescriptor *type = message->descriptor;
+
+	if (message->n_unknown_fields)
+		return true;
+	for (unsigned i = 0; i < type->n_fields; i++) {
+		const ProtobufCFieldDescriptor *field = &type->fields[i];
+		const char *at = (const char *)message + field->offset;
+		const void *one;
+		size_t n = 1;
+
+		if (field->type != PROTOBUF_C_TYPE_MESSAGE)
+			continue;
+		memcpy(&one, at, sizeof(one));
+		const void *const *list = &one;
+		if (field->label == PROTOBUF_C_LABEL_REPEATED) {
+			memcpy(&n, (const char *)message + field->quantifier_offset, sizeof(n));
+			list = one;
+		}
+		for (size_t k = 0; k < n; k++)
+			if (list[k] && has_unknown_field(list[k]))
+				return true;
+	}
+	return false;
+}
+
 int jobspec_verify(const Job__V1__Spec *spec, struct error **err)
 {
 	size_t size = job__v1__spec__get_packed_size(spec);
@@ -262,6 +291,9 @@ int jobspec_verify(const Job__V1__Spec *spec, struct error **err)
 		return error_set(err, ERR_INVALID,
 			"the job is %zu bytes large in all, the most is %llu", size,
 			(unsigned long long)LIMIT_SPEC);
+	if (has_unknown_field(&spec->base))
+		return error_set(
+			err, ERR_INVALID, "the job has a field that this version does not know");
 	if ((spec->name && check(err, rule_name(spec->name), "name") < 0) ||
 		check(err, rule_name(spec->image), "image") < 0 || verify_program(spec, err) < 0 ||
 		verify_env(spec, err) < 0 || verify_labels(spec, err) < 0 ||

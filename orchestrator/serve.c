@@ -10,9 +10,12 @@
 #include <sys/stat.h>
 
 #include "common/log.h"
+#include "common/log_file.h"
 #include "common/rpc.h"
 #include "common/util.h"
 #include "orchestrator/daemon.h"
+
+#define LOG_BYTES (16 * MIB) /* of daemon.log, and as much of the one before it */
 
 /* The lock goes with the process, however it ends; the file stays and says who holds it. */
 static int lock_state_dir(const struct config *config, struct error **err)
@@ -40,12 +43,8 @@ static int lock_state_dir(const struct config *config, struct error **err)
 static int log_to_file(const struct config *config, struct error **err)
 {
 	_cleanup_free_ char *path = str_printf("%s/daemon.log", config->state_dir);
-	_cleanup_close_ int fd =
-		open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
 
-	if (fd < 0 || dup2(fd, STDERR_FILENO) < 0)
-		return error_errno(err, errno, "%s", path);
-	return 0;
+	return log_file_open(path, LOG_BYTES, err);
 }
 
 static void set_up_log(const struct config *config)
@@ -115,5 +114,6 @@ int serve(const struct config *config, const struct serve_options *options, stru
 		log_info(NULL, "ended");
 	}
 	rpc_quit();
+	log_file_forget();
 	return daemon ? 0 : error_move(err, steal_ptr(why));
 }

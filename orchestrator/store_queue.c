@@ -13,6 +13,7 @@ struct operation {
 	store_fn fn;
 	store_done done;
 	void *arg;
+	size_t weight;	      /* how many it counts for in a batch */
 	struct error *error;  /* owned: how it went */
 	struct latch *waiter; /* of a call, instead of done */
 };
@@ -34,8 +35,8 @@ static struct operation *take(struct store_queue *queue)
 	while (!queue->first && !queue->stop)
 		pthread_cond_wait(&queue->cond, &queue->lock);
 	struct operation *batch = queue->first, **end = &queue->first;
-	for (size_t n = 0; *end && n < BATCH; n++)
-		end = &(*end)->next;
+	for (size_t n = 0; *end && n < BATCH; end = &(*end)->next)
+		n += (*end)->weight;
 	queue->first = *end;
 	if (!queue->first)
 		queue->last = &queue->first;
@@ -158,18 +159,25 @@ static void append(struct store_queue *queue, struct operation *op)
 	pthread_mutex_unlock(&queue->lock);
 }
 
-void store_queue_post(struct store_queue *queue, store_fn fn, store_done done, void *arg)
+void store_queue_post_many(
+	struct store_queue *queue, size_t n, store_fn fn, store_done done, void *arg)
 {
 	struct operation *op = xmalloc(sizeof(*op));
 
-	*op = (struct operation){.queue = queue, .fn = fn, .done = done, .arg = arg};
+	*op = (struct operation){
+		.queue = queue, .fn = fn, .done = done, .arg = arg, .weight = MAX(n, (size_t)1)};
 	append(queue, op);
+}
+
+void store_queue_post(struct store_queue *queue, store_fn fn, store_done done, void *arg)
+{
+	store_queue_post_many(queue, 1, fn, done, arg);
 }
 
 int store_queue_call(struct store_queue *queue, store_fn fn, void *arg, struct error **err)
 {
 	struct latch done;
-	struct operation op = {.queue = queue, .fn = fn, .arg = arg, .waiter = &done};
+	struct operation op = {.queue = queue, .fn = fn, .arg = arg, .weight = 1, .waiter = &done};
 
 	latch_init(&done);
 	append(queue, &op);

@@ -24,5 +24,8 @@ void store_queue_free(struct store_queue *queue);
 
 /* From any thread. done may be NULL: then a failure is logged. */
 void store_queue_post(struct store_queue *queue, store_fn fn, store_done done, void *arg);
+/* The same for a function that does the work of n operations. */
+void store_queue_post_many(
+	struct store_queue *queue, size_t n, store_fn fn, store_done done, void *arg);
 /* From any thread but the loop's and the store's: wait for it. */
 int store_queue_call(struct store_queue *queue, store_fn fn, void *arg, struct error **err);

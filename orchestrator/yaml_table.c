@@ -87,51 +87,14 @@ void yaml_table_clear(const struct yaml_table *table, void *target)
 /* Names. -----------------------------------------------------------------------------------------
  */
 
-#define NAME_BYTES 32
-
-/* Insertions, deletions, changes and swaps of neighbours between two short names. */
-static unsigned edit_distance(const char *a, const char *b)
-{
-	unsigned d[NAME_BYTES + 1][NAME_BYTES + 1];
-	size_t n = strlen(a), m = strlen(b);
-
-	if (n > NAME_BYTES || m > NAME_BYTES)
-		return NAME_BYTES;
-	for (size_t i = 0; i <= n; i++)
-		d[i][0] = (unsigned)i;
-	for (size_t j = 0; j <= m; j++)
-		d[0][j] = (unsigned)j;
-	for (size_t i = 1; i <= n; i++) {
-		for (size_t j = 1; j <= m; j++) {
-			unsigned best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
-			best = MIN(best, d[i - 1][j] + 1);
-			best = MIN(best, d[i][j - 1] + 1);
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-				best = MIN(best, d[i - 2][j - 2] + 1);
-			d[i][j] = best;
-		}
-	}
-	return d[n][m];
-}
-
 static const char *nearest_key(const struct yaml_table *table, const char *name)
 {
-	const char *nearest = NULL;
-	unsigned least = (unsigned)MIN(strlen(name), (size_t)9) / 3 + 1;
+	const char *names[64];
+	size_t n = 0;
 
-	for (size_t i = 0; i < table->n_keys; i++) {
-		const char *known = table->keys[i].name;
-		unsigned d = edit_distance(name, known);
-		/* "env_vars", "environment", "work": the one begins with the other. */
-		size_t shorter = MIN(strlen(name), strlen(known));
-		if (shorter >= 3 && strncmp(name, known, shorter) == 0)
-			d = MIN(d, 2u);
-		if (d < least || (d == least && !nearest)) {
-			nearest = known;
-			least = d;
-		}
-	}
-	return nearest;
+	for (size_t i = 0; i < table->n_keys && n < ARRAY_SIZE(names); i++)
+		names[n++] = table->keys[i].name;
+	return str_nearest(name, names, n);
 }
 
 static char *known_keys(const struct yaml_table *table)
@@ -212,6 +175,23 @@ static bool count_in_range(struct decoder *d, const struct yaml_key *key,
 	return false;
 }
 
+/* Room for the list's items, stored in the target as an empty list; NULL: it is none, or not of the
+ * length it may have. */
+static void *begin_list(struct decoder *d, const struct yaml_key *key, const struct yaml_node *node,
+	void *target, const char *where)
+{
+	if (node->kind != YAML_NODE_LIST) {
+		wrong_type(d, key, node, where, "a list");
+		return NULL;
+	}
+	if (!count_in_range(d, key, node, where, node->n))
+		return NULL;
+	clear_key(key, target);
+	void *list = xcalloc(node->n, sizeof(void *));
+	store_pointer(target, key->offset, list);
+	return list;
+}
+
 /* The texts of the list's strings obey the key's check, but its min and max count entries. */
 static void decode_strings(struct decoder *d, const struct yaml_key *key,
 	const struct yaml_node *node, void *target, const char *where)
@@ -219,18 +199,9 @@ static void decode_strings(struct decoder *d, const struct yaml_key *key,
 	const struct yaml_key item = {
 		.type = YT_STRING, .as_written = key->as_written, .check = key->check};
 	size_t *n = count_of(key, target);
-	char **list;
+	char **list = begin_list(d, key, node, target, where);
 
-	if (node->kind != YAML_NODE_LIST) {
-		wrong_type(d, key, node, where, "a list");
-		return;
-	}
-	if (!count_in_range(d, key, node, where, node->n))
-		return;
-	clear_key(key, target);
-	list = xcalloc(node->n, sizeof(*list));
-	store_pointer(target, key->offset, list);
-	for (size_t i = 0; i < node->n; i++) {
+	for (size_t i = 0; list && i < node->n; i++) {
 		_cleanup_free_ char *item_where = str_printf("%s[%zu]", where, i);
 		char *text = decode_text(d, &item, node->children[i], item_where);
 		if (text)
@@ -262,18 +233,9 @@ static void decode_tables(struct decoder *d, const struct yaml_key *key,
 	const struct yaml_node *node, void *target, const char *where)
 {
 	size_t *n = count_of(key, target);
-	void **items;
+	void **items = begin_list(d, key, node, target, where);
 
-	if (node->kind != YAML_NODE_LIST) {
-		wrong_type(d, key, node, where, "a list");
-		return;
-	}
-	if (!count_in_range(d, key, node, where, node->n))
-		return;
-	clear_key(key, target);
-	items = xcalloc(node->n, sizeof(*items));
-	store_pointer(target, key->offset, items);
-	for (size_t i = 0; i < node->n; i++) {
+	for (size_t i = 0; items && i < node->n; i++) {
 		_cleanup_free_ char *item_where = str_printf("%s[%zu]", where, i);
 		items[(*n)++] = struct_new(key->table);
 		decode_table(d, key->table, node->children[i], items[i], item_where);

@@ -58,7 +58,7 @@ const struct cli_command *cli_find(const struct cli *cli, const char *name)
 		if (!cli->commands[i]->hidden && n < ARRAY_SIZE(names))
 			names[n++] = cli->commands[i]->name;
 	}
-	const char *near = options_nearest(name, names, n);
+	const char *near = str_nearest(name, names, n);
 	if (near)
 		cli_usage(cli, "unknown command '%s', did you mean '%s'?", name, near);
 	else
@@ -157,6 +157,8 @@ static int call(struct cli *cli, struct globals *globals, const struct options *
 			return cli_fail(cli, steal_ptr(err));
 	}
 	log_setup(cli->verbose ? LOG_LEVEL_DEBUG : LOG_LEVEL_WARN, LOG_FORMAT_PLAIN);
+	if (cli->config)
+		config_warn_of_variables();
 	/* argv[0] is the command's name. */
 	char **argv = xcalloc((size_t)options->n_operands + 2, sizeof(*argv));
 	_cleanup_free_ char *name = xstrdup(cli->command->name);

@@ -88,8 +88,7 @@ static int take_start_lock(const struct config *config, uint64_t deadline, struc
 	return steal_fd(fd);
 }
 
-/* Does a living daemon hold the state directory: one that is about to listen, or about to leave? */
-static bool is_locked(const struct config *config)
+bool connect_is_locked(const struct config *config)
 {
 	_cleanup_free_ char *path = str_printf("%s/lock", config->state_dir);
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -119,7 +118,7 @@ static int start_and_dial(const struct cli *cli, struct error **err)
 			return fd < 0 ? error_wrap(err, "the daemon was ready, but") : fd;
 		}
 		/* Asked only now: the question takes the lock for a moment when it is free. */
-		while (is_locked(cli->config) && now_mono_usec() < deadline) {
+		while (connect_is_locked(cli->config) && now_mono_usec() < deadline) {
 			sleep_ms(50); /* flock has no deadline of its own */
 			fd = dial(cli->config, NULL);
 			if (fd >= 0)
@@ -234,4 +233,15 @@ int connect_call(struct rpc_peer *peer, const struct rpc_method *method, const v
 	int timeout_ms, void *ret_reply, struct error **err)
 {
 	return rpc_unary(peer, method, request, timeout_ms, ret_reply, err);
+}
+
+int connect_job(const struct cli *cli, char *id, struct rpc_peer **ret_peer,
+	Control__V1__JobInfo **ret_info, struct error **err)
+{
+	Control__V1__JobRequest request = CONTROL__V1__JOB_REQUEST__INIT;
+
+	request.id = id;
+	if (connect_daemon(cli, CONNECT_START, ret_peer, NULL, err) < 0)
+		return -1;
+	return connect_call(*ret_peer, &control_get_job, &request, CONNECT_CALL_MS, ret_info, err);
 }

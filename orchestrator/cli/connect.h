@@ -26,6 +26,9 @@ int connect_daemon(const struct cli *cli, enum connect_mode mode, struct rpc_pee
 	Control__V1__InfoReply **ret_info, struct error **err);
 void connect_close(struct rpc_peer *peer); /* NULL is allowed */
 
+/* Does a living daemon hold the state directory? It may be about to listen, or about to leave. */
+bool connect_is_locked(const struct config *config);
+
 static inline void connect_closep(struct rpc_peer **peer)
 {
 	connect_close(*peer);
@@ -35,6 +38,10 @@ static inline void connect_closep(struct rpc_peer **peer)
 /* rpc_unary for the replies the commands get: *ret_reply is to be freed by rpc_message_free(). */
 int connect_call(struct rpc_peer *peer, const struct rpc_method *method, const void *request,
 	int timeout_ms, void *ret_reply, struct error **err);
+
+/* A connection to a daemon, started if need be, and what it knows of one job. */
+int connect_job(const struct cli *cli, char *id, struct rpc_peer **ret_peer,
+	Control__V1__JobInfo **ret_info, struct error **err);
 
 /* Messages as locals. */
 static inline void message_freep(void *message)

@@ -1,6 +1,6 @@
 /* Theory of operation: one Logs call carries the job's bytes and its changes of state, and ends
  * with its record. If the daemon goes away in between, a new call takes up at the bytes counted
- * here, once per outage. Ctrl-C cancels the call (interrupt.h), never the job. */
+ * here (reconnect.h). Ctrl-C cancels the call (interrupt.h), never the job. */
 #include "orchestrator/cli/follow.h"
 
 #include <errno.h>
@@ -12,12 +12,13 @@
 #include "orchestrator/cli/interrupt.h"
 #include "orchestrator/cli/job_view.h"
 #include "orchestrator/cli/progress.h"
+#include "orchestrator/cli/reconnect.h"
 #include "orchestrator/cli/report.h"
 #include "orchestrator/cli/sink.h"
 #include "orchestrator/control_api.h"
 #include "orchestrator/job.h"
 
-/* A connection that lived so long counts as good again. */
+/* A connection counts as good when it brought output, or lived so long. */
 #define GOOD_CONNECTION_USEC UINT64_C(10000000)
 #define TICK_MS		     1000
 
@@ -29,7 +30,8 @@ struct follow {
 	struct progress progress;
 	struct sink out, err;
 	uint64_t taken[2]; /* bytes of stdout (or console) and stderr so far */
-	uint64_t skip;	   /* of the console, which is sent from its beginning */
+	struct reconnect reconnect;
+	uint64_t skip; /* of the console, which is sent from its beginning */
 	enum job_state state;
 	uint64_t state_since;	     /* monotonic */
 	Control__V1__JobInfo *ended; /* owned */
@@ -198,17 +200,21 @@ static enum step follow_once(struct follow *f, struct error **err)
 
 static int reconnect(struct follow *f, struct error **err)
 {
+	_cleanup_free_ char *what = str_printf(
+		"job %s was %s", f->id, f->state ? job_state_name(f->state) : "under way");
+
 	progress_clear(&f->progress);
 	if (f->cli->verbose)
 		cli_note(f->cli, "the daemon went away, looking for it once more");
-	connect_close(steal_ptr(*f->peer));
-	if (connect_daemon(f->cli, CONNECT_AGAIN, f->peer, NULL, err) < 0)
-		return -1;
-	if (*f->peer)
+	if (reconnect_daemon(f->cli, &f->reconnect, what, f->peer, err) == 0)
 		return 0;
-	return error_set(err, ERR_UNAVAILABLE,
-		"the daemon was stopped while job %s was %s; more: orchestrator status %s", f->id,
-		f->state ? job_state_name(f->state) : "under way", f->id);
+	/* *err may be NULL only where the caller does not care; ours does. */
+	if (!*f->peer && (*err)->code == ERR_UNAVAILABLE) {
+		_cleanup_error_ struct error *why = steal_ptr(*err);
+
+		error_set(err, why->code, "%s; more: orchestrator status %s", why->text, f->id);
+	}
+	return -1;
 }
 
 /* Our own words begin on a line of their own. */
@@ -234,10 +240,9 @@ static int detach(struct follow *f, int code)
 static int run(struct follow *f)
 {
 	_cleanup_error_ struct error *err = NULL;
-	bool reconnected = false;
 
 	for (;;) {
-		uint64_t since = now_mono_usec();
+		uint64_t since = now_mono_usec(), taken = f->taken[0] + f->taken[1];
 		enum step step = follow_once(f, &err);
 
 		if (step == STEP_NO_READER) {
@@ -256,12 +261,16 @@ static int run(struct follow *f)
 		progress_clear(&f->progress);
 		if (interrupt_signal())
 			return detach(f, 128 + interrupt_signal());
-		reconnected &= now_mono_usec() - since < GOOD_CONNECTION_USEC;
-		if (step == STEP_FAILED || reconnected || reconnect(f, &err) < 0) {
+		if (f->taken[0] + f->taken[1] > taken ||
+			now_mono_usec() - since >= GOOD_CONNECTION_USEC)
+			reconnect_good(&f->reconnect);
+		_cleanup_error_ struct error *why = NULL;
+		if (step == STEP_FAILED || reconnect(f, &why) < 0) {
+			if (interrupt_signal())
+				return detach(f, 128 + interrupt_signal());
 			fresh_line(f);
-			return cli_fail(f->cli, steal_ptr(err));
+			return cli_fail(f->cli, why ? steal_ptr(why) : steal_ptr(err));
 		}
-		reconnected = true;
 		error_free(steal_ptr(err));
 	}
 }

@@ -12,7 +12,7 @@ struct follow_options {
 };
 
 /* Prints the job's streams to stdout and stderr. Call interrupt_begin() before the connection is
- * made. *peer may be replaced: a daemon that went away is sought once more.
+ * made. *peer may be replaced: a daemon that went away is sought again (reconnect.h).
  *
  * Returns the exit code for the command, everything being said: with follow the job's own; 130
  * after Ctrl-C and 141 when nobody reads the output any more, the job going on in both cases;

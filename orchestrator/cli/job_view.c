@@ -108,7 +108,7 @@ const struct output_type pool_columns = {
 		},
 };
 
-const struct output_type artifact_columns = {
+static const struct output_type artifact_columns = {
 	.name_key = "path",
 	.columns =
 		(const struct output_column[]){
@@ -333,6 +333,18 @@ json_t *pool_view(const Control__V1__PoolInfo *info)
 	set_string(object, "reason", info->reason);
 	set_number(object, "retry_in_usec", info->has_retry_in_ms, info->retry_in_ms * 1000);
 	return object;
+}
+
+void job_view_print(
+	const struct output *output, const struct output_type *fields, const json_t *job)
+{
+	const json_t *artifacts = json_object_get(job, "artifacts");
+
+	output_object(output, fields, job);
+	if (output->format == OUTPUT_TABLE && json_array_size(artifacts)) {
+		fputc('\n', output->to);
+		output_list(output, &artifact_columns, artifacts);
+	}
 }
 
 void job_view_timing(const struct output *output, const Control__V1__JobInfo *info)

@@ -10,11 +10,14 @@ json_t *job_view(const Control__V1__JobInfo *info);
 json_t *vm_view(const Control__V1__VmInfo *info);
 json_t *pool_view(const Control__V1__PoolInfo *info);
 
-extern const struct output_type job_columns;	  /* list jobs */
-extern const struct output_type job_fields;	  /* status, result */
-extern const struct output_type vm_columns;	  /* list vms */
-extern const struct output_type pool_columns;	  /* list pools */
-extern const struct output_type artifact_columns; /* result: the job's "artifacts" */
+extern const struct output_type job_columns;  /* list jobs */
+extern const struct output_type job_fields;   /* status, result */
+extern const struct output_type vm_columns;   /* list vms */
+extern const struct output_type pool_columns; /* list pools */
+
+/* One job (job_view()) by those fields; in a table its artifacts below, if it has any. */
+void job_view_print(
+	const struct output *output, const struct output_type *fields, const json_t *job);
 
 /* Where the time went: one line per stage that was reached, with its own time and the running total
  * from the submission. Table only; the other formats have times_usec. */

@@ -19,6 +19,7 @@ static const struct cli_option options[] = {
 	{'s', "state", "STATE", "jobs: queued, starting, running, collecting, finished (repeats)"},
 	{'l', "label", "K=V", "jobs: only those with this label (repeats)"},
 	{'n', "limit", "N", "jobs: at most N, the newest (0: all; usually 50)"},
+	{0, "no-start", NULL, "jobs: where no daemon runs, list none rather than start one"},
 	{0, NULL, NULL, NULL},
 };
 
@@ -129,9 +130,10 @@ static int list_jobs(const struct cli *cli, json_t *rows, struct error **err)
 	struct filter filter = {0};
 
 	int r = fill_filter(cli, &filter, &request, err);
+	enum connect_mode mode = cli_flag(cli, "no-start") ? CONNECT_IF_RUNNING : CONNECT_START;
 	if (r == 0)
-		r = connect_daemon(cli, CONNECT_START, &peer, NULL, err);
-	if (r == 0)
+		r = connect_daemon(cli, mode, &peer, NULL, err);
+	if (r == 0 && peer)
 		r = collect(peer, &control_list_jobs, &request.base, view_job, rows, err);
 	for (size_t i = 0; i < LIMIT_LABELS; i++) {
 		free(filter.labels[i].name);

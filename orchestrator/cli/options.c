@@ -61,46 +61,6 @@ static const struct cli_option *table_find(const struct table *table, int value)
 	return NULL;
 }
 
-/* How many single changes make b of a; neighbours that changed places count as one. */
-static unsigned edit_distance(const char *a, const char *b)
-{
-	enum { MOST = 40 };
-	size_t n = strlen(a), m = strlen(b);
-	unsigned d[MOST + 1][MOST + 1];
-
-	if (n > MOST || m > MOST)
-		return MOST;
-	for (size_t i = 0; i <= n; i++) {
-		for (size_t j = 0; j <= m; j++) {
-			if (!i || !j) {
-				d[i][j] = (unsigned)(i + j);
-				continue;
-			}
-			d[i][j] = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
-			d[i][j] = MIN(d[i][j], MIN(d[i - 1][j], d[i][j - 1]) + 1);
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
-				d[i][j] = MIN(d[i][j], d[i - 2][j - 2] + 1);
-		}
-	}
-	return d[n][m];
-}
-
-const char *options_nearest(const char *word, const char *const *names, size_t n)
-{
-	const char *best = NULL;
-	/* A third of the word may be wrong; of a short one, one letter. */
-	unsigned least = (unsigned)MAX(strlen(word) / 3, (size_t)1) + 1;
-
-	for (size_t i = 0; i < n; i++) {
-		unsigned distance = edit_distance(word, names[i]);
-		if (distance < least) {
-			least = distance;
-			best = names[i];
-		}
-	}
-	return best;
-}
-
 static int unknown_long(const struct table *table, const char *arg, struct error **err)
 {
 	const char *names[MAX_TABLE];
@@ -116,7 +76,7 @@ static int unknown_long(const struct table *table, const char *arg, struct error
 	}
 	if (matches > 1)
 		return error_set(err, ERR_INVALID, "'--%s' may be any of several options", shown);
-	const char *near = options_nearest(word, names, n);
+	const char *near = str_nearest(word, names, n);
 	if (near)
 		return error_set(err, ERR_INVALID, "unknown option '--%s', did you mean '--%s'?",
 			shown, near);

@@ -28,9 +28,6 @@ int options_parse(const struct cli_option *own, int argc, char **argv, bool only
 	struct options *ret, struct error **err);
 void options_clear(struct options *options);
 
-/* The name among n that `word` was probably meant to be, or NULL when none is near. */
-const char *options_nearest(const char *word, const char *const *names, size_t n);
-
 /* The commands, each with its summary. */
 void options_print_overview(FILE *to, const struct cli_command *const *commands);
 /* Usage, options and example of one command. */

@@ -6,7 +6,6 @@
 #include "orchestrator/cli/fetch.h"
 #include "orchestrator/cli/job_view.h"
 #include "orchestrator/cli/output.h"
-#include "orchestrator/control_api.h"
 #include "orchestrator/job.h"
 
 static const struct cli_option options[] = {
@@ -37,17 +36,12 @@ static void show(const struct cli *cli, const Control__V1__JobInfo *info)
 	struct output output = output_stdout(cli);
 	json_t *object = job_view(info);
 
-	output_object(&output, &summary, object);
-	if (cli->output == OUTPUT_TABLE && info->n_artifacts) {
-		fputc('\n', output.to);
-		output_list(&output, &artifact_columns, json_object_get(object, "artifacts"));
-	}
+	job_view_print(&output, &summary, object);
 	json_decref(object);
 }
 
 static int run(const struct cli *cli, int argc, char **argv)
 {
-	Control__V1__JobRequest request = CONTROL__V1__JOB_REQUEST__INIT;
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_peer_ struct rpc_peer *peer = NULL;
 	_cleanup_message_ Control__V1__JobInfo *info = NULL;
@@ -56,9 +50,7 @@ static int run(const struct cli *cli, int argc, char **argv)
 
 	if (code)
 		return code;
-	request.id = argv[1];
-	if (connect_daemon(cli, CONNECT_START, &peer, NULL, &err) < 0 ||
-		connect_call(peer, &control_get_job, &request, CONNECT_CALL_MS, &info, &err) < 0)
+	if (connect_job(cli, argv[1], &peer, &info, &err) < 0)
 		return cli_fail(cli, steal_ptr(err));
 	if (info->state != CONTROL__V1__STATE__FINISHED) {
 		error_set(&err, ERR_STATE,

@@ -30,46 +30,32 @@ static int open_base(struct job_files *files, const char *path, struct error **e
 	return files->base_fd < 0 ? error_errno(err, errno, "%s", dir) : 0;
 }
 
-static char *read_stdin(size_t *ret_size, struct error **err)
+static struct job_files *files_from_text(
+	const char *text, size_t size, const char *path, struct error **err)
 {
-	_cleanup_free_ char *text = xmalloc(LIMIT_JOB_FILE + 2);
-	size_t n = 0;
+	Job__V1__Spec *spec = jobspec_parse(text, size, path, err);
 
-	while (n <= LIMIT_JOB_FILE) {
-		ssize_t r = read(STDIN_FILENO, text + n, LIMIT_JOB_FILE + 1 - n);
-		if (r < 0 && errno == EINTR)
-			continue;
-		if (r < 0) {
-			error_errno(err, errno, "reading the job from stdin");
-			return NULL;
-		}
-		if (r == 0) {
-			text[n] = 0;
-			*ret_size = n;
-			return steal_ptr(text);
-		}
-		n += (size_t)r;
-	}
-	error_set(err, ERR_LIMIT, "-: larger than %zu bytes", (size_t)LIMIT_JOB_FILE);
-	return NULL;
+	if (!spec)
+		return NULL;
+	_cleanup_job_files_ struct job_files *files = files_new(spec, path);
+	if (open_base(files, str_eq(path, "-") ? NULL : path, err) < 0)
+		return NULL;
+	return steal_ptr(files);
 }
 
 struct job_files *spec_from_file(const char *path, struct error **err)
 {
-	bool is_stdin = str_eq(path, "-");
-	size_t size;
-	_cleanup_free_ char *text =
-		is_stdin ? read_stdin(&size, err) : read_file(path, LIMIT_JOB_FILE, &size, err);
+	_cleanup_job_source_ struct job_source *source = job_source_read(path, err);
 
-	if (!text)
-		return NULL;
-	Job__V1__Spec *spec = jobspec_parse(text, size, path, err);
-	if (!spec)
-		return NULL;
-	_cleanup_job_files_ struct job_files *files = files_new(spec, path);
-	if (open_base(files, is_stdin ? NULL : path, err) < 0)
-		return NULL;
-	return steal_ptr(files);
+	return source ? files_from_text(source->text, source->size, path, err) : NULL;
+}
+
+struct job_files *spec_from_document(const struct job_source *source, size_t i, struct error **err)
+{
+	if (source->n <= 1)
+		return files_from_text(source->text, source->size, source->name, err);
+	_cleanup_free_ char *text = job_source_document(source, i);
+	return files_from_text(text, strlen(text), source->name, err);
 }
 
 static void set_string(char **field, const char *value)
@@ -265,7 +251,7 @@ static void apply_command(Job__V1__Spec *spec, char **words, int n)
 		APPEND(spec->argv, spec->n_argv, xstrdup(words[i]));
 }
 
-static int apply_options(const struct cli *cli, Job__V1__Spec *spec, struct error **err)
+int spec_apply_options(const struct cli *cli, Job__V1__Spec *spec, struct error **err)
 {
 	set_string(&spec->image, cli_value(cli, "image"));
 	set_string(&spec->name, cli_value(cli, "name"));
@@ -310,7 +296,7 @@ struct job_files *spec_from_command_line(
 			return NULL;
 	}
 	apply_command(files->spec, argv + 1 + n_files, cli->n_behind);
-	if (apply_options(cli, files->spec, err) < 0 || jobspec_verify(files->spec, err) < 0)
+	if (spec_apply_options(cli, files->spec, err) < 0 || jobspec_verify(files->spec, err) < 0)
 		return NULL;
 	return steal_ptr(files);
 }

@@ -1,6 +1,7 @@
 /* A job from the command line: a job file, options, or a job file with options that change it. */
 #pragma once
 
+#include "orchestrator/cli/job_source.h"
 #include "orchestrator/cli/upload.h"
 
 /* For the options of a command that submits. */
@@ -28,6 +29,11 @@ struct job_files *spec_from_command_line(
 
 /* A job file, "-" is stdin; without verification of its inputs. */
 struct job_files *spec_from_file(const char *path, struct error **err);
+
+/* The same for one document of a file that may have several. */
+struct job_files *spec_from_document(const struct job_source *source, size_t i, struct error **err);
+/* What the command's options say, over what the spec says. It is to be verified afterwards. */
+int spec_apply_options(const struct cli *cli, Job__V1__Spec *spec, struct error **err);
 
 /* "K=V" taken apart; both owned by the caller. ERR_INVALID if there is no K or no "=". */
 int spec_split_pair(const char *pair, char **ret_name, char **ret_value, struct error **err);

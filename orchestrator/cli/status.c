@@ -5,7 +5,6 @@
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/job_view.h"
 #include "orchestrator/cli/output.h"
-#include "orchestrator/control_api.h"
 
 static const struct cli_option options[] = {
 	{'t', "timing", NULL, "where the time went, stage by stage"},
@@ -15,22 +14,18 @@ static const struct cli_option options[] = {
 static void show(const struct cli *cli, const Control__V1__JobInfo *info)
 {
 	struct output output = output_stdout(cli);
-	json_t *object = job_view(info);
 
-	if (cli->output == OUTPUT_TABLE && cli_flag(cli, "timing"))
+	if (cli->output == OUTPUT_TABLE && cli_flag(cli, "timing")) {
 		job_view_timing(&output, info);
-	else
-		output_object(&output, &job_fields, object);
-	if (cli->output == OUTPUT_TABLE && !cli_flag(cli, "timing") && info->n_artifacts) {
-		fputc('\n', output.to);
-		output_list(&output, &artifact_columns, json_object_get(object, "artifacts"));
+		return;
 	}
+	json_t *object = job_view(info);
+	job_view_print(&output, &job_fields, object);
 	json_decref(object);
 }
 
 static int run(const struct cli *cli, int argc, char **argv)
 {
-	Control__V1__JobRequest request = CONTROL__V1__JOB_REQUEST__INIT;
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_peer_ struct rpc_peer *peer = NULL;
 	_cleanup_message_ Control__V1__JobInfo *info = NULL;
@@ -38,9 +33,7 @@ static int run(const struct cli *cli, int argc, char **argv)
 
 	if (code)
 		return code;
-	request.id = argv[1];
-	if (connect_daemon(cli, CONNECT_START, &peer, NULL, &err) < 0 ||
-		connect_call(peer, &control_get_job, &request, CONNECT_CALL_MS, &info, &err) < 0)
+	if (connect_job(cli, argv[1], &peer, &info, &err) < 0)
 		return cli_fail(cli, steal_ptr(err));
 	show(cli, info);
 	return 0;

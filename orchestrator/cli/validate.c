@@ -7,12 +7,27 @@
 #include "orchestrator/cli/report.h"
 #include "orchestrator/cli/spec_options.h"
 
+/* All jobs of the file: 0, or -1 with *err: the first that is wrong has all its errors told. */
+static int check_jobs(const char *path, struct error **err)
+{
+	_cleanup_job_source_ struct job_source *source = job_source_read(path, err);
+
+	if (!source)
+		return -1;
+	for (size_t i = 0; i < MAX(source->n, (size_t)1); i++) {
+		_cleanup_job_files_ struct job_files *files = spec_from_document(source, i, err);
+
+		if (!files || upload_check_inputs(files, err) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 /* One file: its row, and the exit code. */
 static int check(const struct cli *cli, const char *path, json_t *rows)
 {
 	_cleanup_error_ struct error *err = NULL;
-	_cleanup_job_files_ struct job_files *files = spec_from_file(path, &err);
-	bool ok = files && upload_check_inputs(files, &err) == 0;
+	bool ok = check_jobs(path, &err) == 0;
 	json_t *row = json_object();
 	int code = ok ? 0 : EXIT_USAGE;
 
@@ -51,7 +66,7 @@ const struct cli_command command_validate = {
 	.name = "validate",
 	.summary = "Check job files without submitting them",
 	.synopsis = "job.yaml...",
-	.about = "All errors of a file are shown, each with its line and column; then whether its "
+	.about = "All errors of a job are shown, each with its line and column; then whether its "
 		 "input files\n"
 		 "can be read. Exits with 2 if a file is wrong.",
 	.example = "orchestrator validate job.yaml",

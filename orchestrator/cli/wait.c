@@ -5,6 +5,7 @@
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/job_view.h"
 #include "orchestrator/cli/output.h"
+#include "orchestrator/cli/reconnect.h"
 #include "orchestrator/control_api.h"
 #include "orchestrator/job.h"
 
@@ -49,7 +50,8 @@ static int wait_slice(struct rpc_peer *peer, const char *id, uint64_t ms,
 static int wait_job(const struct cli *cli, struct rpc_peer **peer, const char *id,
 	uint64_t deadline, Control__V1__JobInfo **ret_info, struct error **err)
 {
-	bool again = false;
+	struct reconnect reconnect = {0};
+	_cleanup_free_ char *what = str_printf("job %s was waited for", id);
 
 	for (;;) {
 		_cleanup_error_ struct error *why = NULL;
@@ -63,18 +65,13 @@ static int wait_job(const struct cli *cli, struct rpc_peer **peer, const char *i
 			return error_set(
 				err, ERR_TIMEOUT, "job %s has not ended in time; it goes on", id);
 		if (r == 0) {
-			again = false;
+			reconnect_good(&reconnect);
 			continue;
 		}
-		if (why->code != ERR_UNAVAILABLE || again)
+		if (why->code != ERR_UNAVAILABLE)
 			return error_move(err, steal_ptr(why));
-		again = true; /* the daemon went away: look for it once more */
-		connect_close(steal_ptr(*peer));
-		if (connect_daemon(cli, CONNECT_AGAIN, peer, NULL, err) < 0)
+		if (reconnect_daemon(cli, &reconnect, what, peer, err) < 0)
 			return -1;
-		if (!*peer)
-			return error_set(err, ERR_UNAVAILABLE,
-				"the daemon was stopped before job %s ended", id);
 	}
 }
 

@@ -22,7 +22,9 @@
 #include "tests/unit/control_fixture.h"
 #include "tests/unit/fake_attempt.h"
 
-#define WINDOW 64
+#define WINDOW	      64
+#define STREAM_WINDOW 256
+#define STREAM_BATCH  64
 
 void die(const char *what, const char *why)
 {
@@ -236,6 +238,7 @@ struct socket_bench {
 	struct rpc_peer *shared; /* NULL: each thread connects itself */
 	Job__V1__Spec *spec;
 	size_t each;
+	size_t batch; /* jobs in a message of a stream */
 };
 
 static void submit_calls(void *arg, size_t client)
@@ -259,6 +262,78 @@ static void submit_calls(void *arg, size_t client)
 	}
 	if (!b->shared)
 		rpc_peer_free(peer);
+}
+
+struct streamed {
+	struct rpc_call *call;
+	size_t under_way;
+};
+
+static void take_results(struct streamed *s, int wait_ms)
+{
+	struct error *err = NULL;
+	ProtobufCMessage *message = NULL;
+	int r = rpc_recv(s->call, wait_ms, &message, &err);
+
+	if (r < 0 && err->code == ERR_TIMEOUT && wait_ms == 0) {
+		error_free(err);
+		return;
+	}
+	if (r != 1)
+		die("submit", err ? err->text : "no answer");
+	const Control__V1__SubmitManyReply *reply = (Control__V1__SubmitManyReply *)message;
+	for (size_t i = 0; i < reply->n_results; i++) {
+		if (!reply->results[i]->id)
+			die("submit", reply->results[i]->error);
+	}
+	s->under_way -= reply->n_results;
+	rpc_message_free(message);
+}
+
+/* As the command line does it: messages of STREAM_BATCH jobs, STREAM_WINDOW jobs on their way. */
+static void submit_streamed(void *arg, size_t client)
+{
+	struct socket_bench *b = arg;
+	struct rpc_peer *peer = fixture_connect(b->fixture);
+	struct streamed s = {.call = rpc_open(peer, &control_submit_many, -1, NULL)};
+	Control__V1__SubmitManyRequest__Job jobs[STREAM_BATCH], *pointers[STREAM_BATCH];
+	Control__V1__SubmitManyRequest request = CONTROL__V1__SUBMIT_MANY_REQUEST__INIT;
+	struct error *err = NULL;
+
+	(void)client;
+	request.jobs = pointers;
+	for (size_t i = 0; i < STREAM_BATCH; i++) {
+		control__v1__submit_many_request__job__init(&jobs[i]);
+		jobs[i].spec = b->spec;
+		pointers[i] = &jobs[i];
+	}
+	for (size_t left = b->each; left; left -= request.n_jobs) {
+		request.n_jobs = MIN(left, b->batch);
+		while (s.under_way + request.n_jobs > STREAM_WINDOW)
+			take_results(&s, 60000);
+		if (rpc_send(s.call, &request.base, &err) < 0)
+			die("submit", err->text);
+		s.under_way += request.n_jobs;
+		take_results(&s, 0);
+	}
+	rpc_close_send(s.call, NULL);
+	while (s.under_way)
+		take_results(&s, 60000);
+	rpc_close(s.call);
+	rpc_peer_free(peer);
+}
+
+static void bench_streams(struct socket_bench *b, size_t n)
+{
+	b->batch = 1;
+	b->each = n;
+	report("socket: stream, 1 client, a job a message", n, on_threads(1, submit_streamed, b));
+	b->batch = STREAM_BATCH;
+	b->each = 2 * n;
+	report("socket: stream, 1 client", b->each, on_threads(1, submit_streamed, b));
+	b->each = 2 * n / CLIENTS;
+	report("socket: stream, 50 clients", b->each * CLIENTS,
+		on_threads(CLIENTS, submit_streamed, b));
 }
 
 static void bench_socket(size_t n)
@@ -288,6 +363,7 @@ static void bench_socket(size_t n)
 	b.shared = NULL;
 	report("socket: submit, 50 clients", b.each * CLIENTS,
 		on_threads(CLIENTS, submit_calls, &b));
+	bench_streams(&b, n);
 	job__v1__spec__free_unpacked(b.spec, NULL);
 	fixture_teardown(&state);
 }

@@ -90,8 +90,9 @@ static void take_one(PGconn *conn)
 }
 
 /* One client that does not wait for each: every insert its own transaction, 64 on their way. */
-static void insert_pipelined(const struct pg *pg)
+static void insert_pipelined(void *arg, size_t client)
 {
+	const struct pg *pg = arg;
 	PGconn *conn = connect_pg(pg->socket);
 	char id[16], spec[SPEC_BYTES + 1];
 	const char *values[2] = {id, spec};
@@ -101,7 +102,7 @@ static void insert_pipelined(const struct pg *pg)
 		die("postgresql", PQerrorMessage(conn));
 	for (size_t i = 0; i < pg->each + 64; i++) {
 		if (i < pg->each) {
-			fill(id, spec, pg->round, 0, i);
+			fill(id, spec, pg->round, client, i);
 			if (!PQsendQueryPrepared(conn, "insert", 2, values, NULL, NULL, 0) ||
 				!PQpipelineSync(conn))
 				die("postgresql", PQerrorMessage(conn));
@@ -129,17 +130,19 @@ void bench_postgres(const char *socket, size_t n)
 	expect(conn, PQexec(conn, "CREATE INDEX jobs_by_state ON jobs (state, seq)"));
 	PQfinish(conn);
 	pg.round = "a";
-	double began = now_s();
-	insert_pipelined(&pg);
-	report("postgresql: insert, 1 client, 64 pipelined", n, now_s() - began);
+	double seconds = on_threads(1, insert_pipelined, &pg);
+	report("postgresql: insert, 1 client, 64 pipelined", n, seconds);
 	pg.round = "b";
 	pg.each = n / 10;
-	double seconds = on_threads(1, insert_blocking, &pg);
+	seconds = on_threads(1, insert_blocking, &pg);
 	report("postgresql: insert, 1 client, one by one", pg.each, seconds);
 	pg.round = "c";
 	pg.each = n / CLIENTS;
 	seconds = on_threads(CLIENTS, insert_blocking, &pg);
 	report("postgresql: insert, 50 clients", pg.each * CLIENTS, seconds);
+	pg.round = "d";
+	seconds = on_threads(CLIENTS, insert_pipelined, &pg);
+	report("postgresql: insert, 50 clients, 64 pipelined", pg.each * CLIENTS, seconds);
 	seconds = on_threads(CLIENTS, claim_blocking, &pg);
 	report("postgresql: claim (SKIP LOCKED), 50 clients", pg.each * CLIENTS, seconds);
 }

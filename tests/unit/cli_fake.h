@@ -32,6 +32,8 @@ static const struct fake_job fake_jobs[] = {
 	{"hang", JOB__V1__OUTCOME__SUCCEEDED, 0, 0, NULL},  /* its output never ends */
 	{"flood", JOB__V1__OUTCOME__SUCCEEDED, 0, 0, NULL}, /* nor does its output pause */
 	{"crash", JOB__V1__OUTCOME__SUCCEEDED, 0, 0, NULL}, /* the daemon dies in the middle */
+	{"four", JOB__V1__OUTCOME__FAILED, 4, 0, NULL},	    /* the daemon dies three times */
+	{"doom", JOB__V1__OUTCOME__SUCCEEDED, 0, 0, NULL},  /* and this one each time */
 	{"slow", JOB__V1__OUTCOME__TIMEOUT, 124, 0, NULL},  /* says its states */
 };
 
@@ -237,8 +239,16 @@ static int fake_logs(struct rpc_call *call, void *arg, struct error **err)
 		sleep_ms(200); /* that what was said has left this process */
 		_exit(1);
 	}
+	if (str_eq(job->id, "doom")) {
+		sleep_ms(offset ? 0 : 200);
+		_exit(1);
+	}
 	if (offset && fake_say(call, CONTROL__V1__LOGS_REPLY__STREAM__STDOUT, "more\n", err) < 0)
 		return -1;
+	if (str_eq(job->id, "four") && offset < 16) {
+		sleep_ms(200);
+		_exit(1);
+	}
 	if (!follow)
 		return 0;
 	fake_fill(&f, job);
@@ -304,6 +314,48 @@ static int fake_submit(struct rpc_call *call, void *arg, struct error **err)
 		return error_set(err, ERR_INTERNAL, "rename");
 	reply.id = id;
 	return rpc_send(call, &reply.base, err);
+}
+
+/* A reply for each job, whose id is its name; "hang" gets none, "crash" is the end. */
+static int fake_submit_many(struct rpc_call *call, void *arg, struct error **err)
+{
+	static char refusal[] = "no image 'nowhere'";
+	ProtobufCMessage *message;
+	int r;
+
+	(void)arg;
+	while ((r = rpc_recv(call, -1, &message, err)) > 0) {
+		const Control__V1__SubmitManyRequest *request =
+			(Control__V1__SubmitManyRequest *)message;
+
+		for (size_t i = 0; i < request->n_jobs && r >= 0; i++) {
+			Control__V1__SubmitManyReply reply = CONTROL__V1__SUBMIT_MANY_REPLY__INIT;
+			Control__V1__SubmitManyReply__Result
+				result = CONTROL__V1__SUBMIT_MANY_REPLY__RESULT__INIT,
+				*results[] = {&result};
+			const Job__V1__Spec *spec = request->jobs[i]->spec;
+
+			if (str_eq(spec->name, "hang"))
+				return fake_until_cancelled(call, false, err);
+			if (str_eq(spec->name, "crash")) {
+				sleep_ms(200); /* that what was said has left this process */
+				_exit(1);
+			}
+			result.index = request->jobs[i]->index;
+			reply.results = results;
+			reply.n_results = 1;
+			if (str_eq(spec->image, "nowhere")) {
+				result.has_code = true;
+				result.code = ERR_NOT_FOUND;
+				result.error = refusal;
+			} else {
+				result.id = spec->name;
+			}
+			r = rpc_send(call, &reply.base, err);
+		}
+		rpc_message_free(message);
+	}
+	return r;
 }
 
 static int fake_file(struct rpc_call *call, const char *path, const char *text, struct error **err)
@@ -385,6 +437,7 @@ static const struct rpc_service fake_services[] = {
 	{&control_list_vms, fake_list_vms},
 	{&control_logs, fake_logs},
 	{&control_submit, fake_submit},
+	{&control_submit_many, fake_submit_many},
 	{&control_result, fake_result},
 	{&control_info, fake_info},
 	{&control_stop, fake_stop},

@@ -170,6 +170,16 @@ static inline int handle_ping(struct rpc_call *call, void *arg, struct error **e
 	return r < 0 ? -1 : 0;
 }
 
+/* The end of a handler of a stream: how it ended is counted. */
+static inline int leave_stream(struct fixture *f, int r, struct error **err)
+{
+	if (r < 0)
+		note_failure(&f->ev, *err);
+	events_add(&f->ev, r < 0 ? &f->ev.broken : &f->ev.complete, 1);
+	events_add(&f->ev, &f->ev.left, 1);
+	return r;
+}
+
 /* Echo of what comes as input, until the caller ends its stream. */
 static inline int handle_run(struct rpc_call *call, void *arg, struct error **err)
 {
@@ -191,11 +201,7 @@ static inline int handle_run(struct rpc_call *call, void *arg, struct error **er
 		if (r < 0)
 			break;
 	}
-	if (r < 0)
-		note_failure(&f->ev, *err);
-	events_add(&f->ev, r < 0 ? &f->ev.broken : &f->ev.complete, 1);
-	events_add(&f->ev, &f->ev.left, 1);
-	return r;
+	return leave_stream(f, r, err);
 }
 
 /* Counts chunks. Reads only once the test opened, if the first request names the user "slow". */
@@ -225,11 +231,7 @@ static inline int handle_put(struct rpc_call *call, void *arg, struct error **er
 	}
 	if (r == 0)
 		r = rpc_send(call, &reply.base, err);
-	if (r < 0)
-		note_failure(&f->ev, *err);
-	events_add(&f->ev, r < 0 ? &f->ev.broken : &f->ev.complete, 1);
-	events_add(&f->ev, &f->ev.left, 1);
-	return r;
+	return leave_stream(f, r, err);
 }
 
 /* max_files records of max_bytes each, numbered in their first bytes. */

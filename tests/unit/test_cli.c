@@ -172,13 +172,14 @@ static void words_that_were_meant_are_found(void **state)
 	static const char *const names[] = {"submit", "status", "list", "logs", "run"};
 	static const struct {
 		const char *word, *meant;
-	} cases[] = {{"sumbit", "submit"}, {"stat", NULL}, {"statsu", "status"}, {"lst", "list"},
-		{"rum", "run"}, {"xyz", NULL}, {"", NULL}, {"log", "logs"}};
+	} cases[] = {{"sumbit", "submit"}, {"stat", "status"}, {"statsu", "status"},
+		{"lst", "list"}, {"rum", "run"}, {"sta", "status"}, {"xyz", NULL}, {"", NULL},
+		{"log", "logs"}};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++)
 		assert_true(str_eq(
-			options_nearest(cases[i].word, names, ARRAY_SIZE(names)), cases[i].meant));
+			str_nearest(cases[i].word, names, ARRAY_SIZE(names)), cases[i].meant));
 }
 
 static void operands_behind_the_dashes_are_told_apart(void **state)

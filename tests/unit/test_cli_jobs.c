@@ -8,6 +8,7 @@
 #include <jansson.h>
 #include <stdlib.h>
 
+#include "orchestrator/cli/reconnect.h"
 #include "tests/unit/cli_fake.h"
 #include "tests/unit/cli_run.h"
 
@@ -72,6 +73,9 @@ static void the_first_command_starts_the_daemon(void **state)
 	_cleanup_ran_ struct ran none = run_cli("list", "vms");
 	assert_ran(none, 0, "");
 	assert_non_null(strstr(none.out, "ID  STATE  JOB"));
+	_cleanup_ran_ struct ran look = run_cli("list", "jobs", "--no-start", "-o", "name");
+	assert_ran(look, 0, "");
+	assert_string_equal(look.out, "");
 	assert_int_equal(access("state/run/control.sock", F_OK), -1);
 
 	_cleanup_ran_ struct ran first = run_cli("-v", "list", "jobs");
@@ -206,6 +210,99 @@ static void a_refusal_is_shown_as_it_is(void **state)
 	assert_ran(bad, EXIT_USAGE, "bad.yaml:1:");
 }
 
+static void put_many_jobs(void)
+{
+	run_put("a.yaml", "name: a1\nimage: debian\ncommand: [ls]\n");
+	run_put("bad.yaml", "name: b1\nimage: debian\n\nimaeg: x\ncommand: [ls]\n");
+	run_put("c.yaml", "# Two jobs, and nothing between them.\n---\nname: c1\nimage: debian\n"
+			  "run: |\n  echo '\n  ---\n  '\n---\n# nothing\n---\n\n  # no image\n"
+			  "name: c2\nimage: nowhere\ncommand: [ls]\n"
+			  "--- {name: c3, image: debian, command: [ls]}\n");
+	run_put("d.yaml", "name: d1\nimage: debian\ncommand: [ls]\n"
+			  "inputs: [{src: a.yaml, dest: /a}]\n");
+	run_put("hang.yaml", "name: hang\nimage: debian\ncommand: [ls]\n");
+	run_put("crash.yaml", "name: crash\nimage: debian\ncommand: [ls]\n");
+}
+
+static void many_jobs_are_taken_or_refused_one_by_one(void **state)
+{
+	(void)state;
+	put_many_jobs();
+	_cleanup_ran_ struct ran ran =
+		run_cli("submit", "c.yaml", "bad.yaml", "gone.yaml", "d.yaml", "a.yaml");
+	assert_ran(ran, EXIT_USAGE, "orchestrator: bad.yaml:4:1: unknown key \"imaeg\"");
+	assert_string_equal(ran.out, "c1\nc3\nd1\na1\n");
+	assert_ran(ran, EXIT_USAGE, "c.yaml:14:1: no image 'nowhere'");
+	assert_ran(ran, EXIT_USAGE, "gone.yaml: No such file");
+	_cleanup_free_ char *text = submitted();
+	assert_non_null(strstr(text, "head 0\nchunk name: a1\n")); /* d's input */
+
+	_cleanup_ran_ struct ran good = run_cli("submit", "a.yaml", "d.yaml", "a.yaml");
+	assert_ran(good, 0, "");
+	assert_string_equal(good.out, "a1\nd1\na1\n");
+	/* What the daemon refuses is no wrong use. */
+	_cleanup_ran_ struct ran json = run_cli("submit", "-o", "json", "c.yaml");
+	assert_int_equal(json.code, 125);
+	json_t *rows = json_loads(json.out, 0, NULL);
+	assert_int_equal(json_array_size(rows), 3);
+	assert_string_equal(
+		json_string_value(json_object_get(json_array_get(rows, 0), "id")), "c1");
+	assert_string_equal(json_string_value(json_object_get(json_array_get(rows, 1), "error")),
+		"c.yaml:14:1: no image 'nowhere'");
+	assert_string_equal(
+		json_string_value(json_object_get(json_array_get(rows, 2), "job")), "c.yaml:17:5");
+	json_decref(rows);
+
+	_cleanup_ran_ struct ran options =
+		run_cli("submit", "--image", "nowhere", "a.yaml", "a.yaml");
+	assert_ran(options, 125, "a.yaml:1:1: no image 'nowhere'");
+	_cleanup_ran_ struct ran wrong = run_cli("submit", "--cpus", "no", "a.yaml", "a.yaml");
+	assert_ran(wrong, EXIT_USAGE, "--cpus 'no'");
+	_cleanup_ran_ struct ran follow = run_cli("submit", "-f", "a.yaml", "a.yaml");
+	assert_ran(follow, EXIT_USAGE, "only one job can be followed");
+	_cleanup_ran_ struct ran key = run_cli("submit", "--key", "k", "a.yaml", "a.yaml");
+	assert_ran(key, EXIT_USAGE, "--key names one job");
+	_cleanup_ran_ struct ran valid = run_cli("validate", "c.yaml");
+	assert_ran(valid, 0, "");
+}
+
+/* More than are on their way at once, or in one message. */
+static void very_many_jobs_keep_their_order(void **state)
+{
+	_cleanup_free_ char *text = xcalloc(1400, 48), *expected = xcalloc(1400, 8);
+	size_t n = 0, m = 0;
+
+	(void)state;
+	for (int i = 0; i < 1400; i++) {
+		n += (size_t)sprintf(text + n, "--- {name: n%d, image: a, command: [b]}\n", i);
+		m += (size_t)sprintf(expected + m, "n%d\n", i);
+	}
+	run_put("many.yaml", text);
+	_cleanup_ran_ struct ran ran = run_cli("submit", "many.yaml");
+	assert_ran(ran, 0, "");
+	assert_string_equal(ran.out, expected);
+}
+
+static void what_was_acknowledged_is_printed(void **state)
+{
+	(void)state;
+	put_many_jobs();
+	_cleanup_ran_ struct ran ran =
+		run_begin((const char *const[]){"submit", "a.yaml", "hang.yaml", "a.yaml", NULL});
+	run_read(&ran, "a1\n");
+	uint64_t began = now_mono_usec();
+	kill(ran.pid, SIGINT);
+	run_end(&ran);
+	assert_true(now_mono_usec() - began < 30000000);
+	assert_ran(ran, 130, "2 jobs were sent and not acknowledged");
+	assert_ran(ran, 130, "interrupted; 1 jobs were submitted");
+	assert_string_equal(ran.out, "a1\n");
+
+	_cleanup_ran_ struct ran crash = run_cli("submit", "a.yaml", "crash.yaml", "a.yaml");
+	assert_ran(crash, 125, "2 jobs were sent and not acknowledged");
+	assert_string_equal(crash.out, "a1\n");
+}
+
 static void run_exits_as_the_job_does(void **state)
 {
 	static const struct {
@@ -319,6 +416,27 @@ static void following_survives_the_daemon(void **state)
 	_cleanup_ran_ struct ran ran = run_cli("-v", "logs", "-f", "crash");
 	assert_ran(ran, 0, "the daemon went away, looking for it once more");
 	assert_string_equal(ran.out, "out\0331\nmore\n");
+	_cleanup_ran_ struct ran often = run_cli("run", "--name", "four", "--", "x");
+	assert_ran(often, 4, "err\0332\n");
+	assert_string_equal(often.out, "out\0331\nmore\nmore\nmore\n");
+}
+
+static void a_daemon_that_dies_each_time_is_given_up(void **state)
+{
+	(void)state;
+	setenv("FAKE_PATIENCE", "3000", 1);
+	uint64_t began = now_mono_usec();
+	_cleanup_ran_ struct ran ran = run_cli("logs", "-f", "doom");
+	assert_ran(ran, 125, "did not come back for 3 s");
+	assert_ran(ran, 125, "more: orchestrator status doom");
+	assert_string_equal(ran.out, "out\0331\n");
+	assert_string_equal(
+		strchr(ran.err, '\n') + 1 + strcspn(strchr(ran.err, '\n') + 1, "\n"), "\n");
+	assert_true(now_mono_usec() - began >= 2900000);
+	setenv("FAKE_ERROR", "1", 1);
+	_cleanup_ran_ struct ran again = run_cli("wait", "good"); /* nothing was lost: at once */
+	assert_ran(again, 125, "starting the daemon: QEMU is missing");
+	unsetenv("FAKE_PATIENCE");
 }
 
 static void a_daemon_stopped_on_purpose_stays_away(void **state)
@@ -390,17 +508,23 @@ int main(int argc, char **argv)
 		TEST(a_job_goes_through_with_its_inputs),
 		TEST(nothing_is_submitted_without_its_inputs),
 		TEST(a_refusal_is_shown_as_it_is),
+		TEST(many_jobs_are_taken_or_refused_one_by_one),
+		TEST(very_many_jobs_keep_their_order),
+		TEST(what_was_acknowledged_is_printed),
 		TEST(run_exits_as_the_job_does),
 		TEST(ctrl_c_leaves_the_job_running),
 		TEST(a_terminal_sees_progress_until_the_output_begins),
 		TEST(the_typed_ctrl_c_does_the_same),
 		TEST(a_reader_that_leaves_ends_only_the_following),
 		TEST(following_survives_the_daemon),
+		TEST(a_daemon_that_dies_each_time_is_given_up),
 		TEST(a_daemon_stopped_on_purpose_stays_away),
 		TEST(results_come_below_the_directory_or_not_at_all),
 		TEST(jobs_are_shown_and_waited_for),
 	};
 
+	if (getenv("FAKE_PATIENCE"))
+		reconnect_patience_ms = atoi(getenv("FAKE_PATIENCE"));
 	if (run_is_cli(argv))
 		return cli_main(fake_commands, argc, argv);
 	return cmocka_run_group_tests(tests, NULL, NULL);

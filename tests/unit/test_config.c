@@ -323,6 +323,40 @@ static void mistakes_elsewhere(void **state)
 		"runtime_dir to a shorter path");
 }
 
+static void a_misspelt_variable_is_warned_of(void **state)
+{
+	static const struct {
+		const char *assignment, *want;
+	} cases[] = {
+		{"ORCHESTRATOR_STATEDIR=/x", "ORCHESTRATOR_STATEDIR is no setting and is ignored; "
+					     "did you mean ORCHESTRATOR_STATE_DIR?"},
+		{"ORCHESTRATOR_MAX_VM=3", "ORCHESTRATOR_MAX_VM is no setting and is ignored; "
+					  "did you mean ORCHESTRATOR_MAX_VMS?"},
+		{"ORCHESTRATOR_XYZZY=3", "ORCHESTRATOR_XYZZY is no setting and is ignored; "
+					 "`orchestrator config` shows all"},
+		{"ORCHESTRATOR_\x1b=1", "ORCHESTRATOR_\\x1b is no setting and is ignored; "
+					"`orchestrator config` shows all"},
+		{"ORCHESTRATOR_STATEDIR=", NULL}, /* as not set */
+		{"ORCHESTRATOR_STATE_DIR=/x", NULL},
+		{"ORCHESTRATOR_CACHE_DIR=/x", NULL},
+		{"ORCHESTRATORS=1", NULL},
+		{"ORCHESTRATOR_", NULL},
+		{"PATH=/bin", NULL},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		_cleanup_free_ char *problem = config_variable_problem(cases[i].assignment);
+		if (!str_eq(problem, cases[i].want))
+			fail_msg("%s: %s", cases[i].assignment, problem);
+	}
+	for (size_t i = 0; i < config_table.n_keys; i++) {
+		_cleanup_free_ char *name = config_variable(config_table.keys[i].name);
+		_cleanup_free_ char *assignment = str_printf("%s=1", name);
+		assert_null(config_variable_problem(assignment));
+	}
+}
+
 /* The files that describe the keys, against the tables. ------------------------------------------
  */
 
@@ -485,6 +519,7 @@ int main(void)
 		TEST(pools_are_read_and_shown),
 		TEST(mistakes_in_a_file),
 		TEST(mistakes_elsewhere),
+		TEST(a_misspelt_variable_is_warned_of),
 		TEST(the_commented_file_has_every_key_with_its_default),
 		TEST(the_schema_has_the_keys_of_the_table),
 		TEST(the_examples_are_jobs),

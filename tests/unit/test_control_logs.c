@@ -145,6 +145,58 @@ static void a_follower_may_leave(void **state)
 	fixture_expect(f, id, JOB__V1__OUTCOME__SUCCEEDED);
 }
 
+/* Many watchers on one job: no more than there are seats for, each from the beginning, and the
+ * daemon answers others all the while. */
+static void watchers_have_so_many_seats(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *go = fixture_word(f, "wait", "go");
+	struct rpc_call *calls[208];
+	_cleanup_error_ struct error *err = NULL;
+	ProtobufCMessage *message;
+	char id[32];
+
+	fixture_submit_ok(f, id, "outn:300000", "out:begun", go, "outn:300000", "out:done", NULL);
+	for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
+		calls[i] = open_logs(f, id, true);
+		/* It sits there. */
+		assert_int_equal(rpc_recv(calls[i], DEADLINE_MS, &message, NULL), 1);
+		rpc_message_free(message);
+	}
+	struct rpc_call *more = open_logs(f, id, true);
+	assert_int_equal(rpc_recv(more, DEADLINE_MS, &message, &err), -1);
+	assert_int_equal(err->code, ERR_LIMIT);
+	assert_non_null(strstr(err->text, "208 clients follow a job or wait for one already"));
+	rpc_close(more);
+	/* Nobody reads, and neither the job nor others are held up. */
+	fixture_touch(f, "go");
+	expect_stdout_bytes(f, id, 600011);
+	for (size_t i = 1; i < 5; i++) {
+		struct logs logs = {0};
+
+		read_logs(calls[i], NULL, &logs);
+		assert_true(logs.total >= 600011 - 65536); /* some came with the first message */
+		assert_string_equal(logs.end, "succeeded");
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(calls); i++)
+		rpc_close(calls[i]);
+	struct logs late = {0};
+	for (int i = 0; i < DEADLINE_MS / 20 && !late.total; i++) {
+		ProtobufCMessage *reply = NULL;
+
+		more = open_logs(f, id, true);
+		if (rpc_recv(more, DEADLINE_MS, &reply, NULL) == 1) {
+			take_reply(&late, (Control__V1__LogsReply *)reply);
+			rpc_message_free(reply);
+			read_logs(more, NULL, &late);
+		} else {
+			sleep_ms(20); /* those who left have not risen yet */
+		}
+		rpc_close(more);
+	}
+	assert_int_equal(late.total, 600011);
+}
+
 static void results_come_as_files(void **state)
 {
 	struct fixture *f = *state;
@@ -190,6 +242,7 @@ int main(int argc, char **argv)
 		TEST(logs_are_followed),
 		TEST(much_output_comes_whole),
 		TEST(a_follower_may_leave),
+		TEST(watchers_have_so_many_seats),
 		TEST(results_come_as_files),
 	};
 

@@ -1,10 +1,10 @@
 #include "tests/unit/file_tree_fixture.h"
+#include "tests/unit/in_child.h"
 
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 
 /* --- what a hostile peer may send --------------------------------------------------------------*/
 
@@ -365,13 +365,14 @@ static void a_file_size_limit_is_an_error_not_a_signal(void **state)
 }
 
 /* In a child, because the mount namespace is the process's. */
-static int on_small_disk(struct fixture *f)
+static int on_small_disk(void *arg)
 {
+	struct fixture *f = arg;
 	_cleanup_free_ char *dst = str_printf("%s/dst", f->dir);
 
 	if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 		mount("tmpfs", dst, "tmpfs", 0, "size=256k") < 0)
-		return 77;
+		return CHILD_MAY_NOT;
 	close_fd(&f->dst);
 	f->dst = open(dst, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	writer_start(f);
@@ -388,17 +389,7 @@ static int on_small_disk(struct fixture *f)
 
 static void a_full_disk_is_an_error_with_its_name(void **state)
 {
-	int status;
-	pid_t pid = fork();
-
-	assert_true(pid >= 0);
-	if (pid == 0)
-		_exit(on_small_disk(*state));
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	if (WEXITSTATUS(status) == 77)
-		skip(); /* no right to mount */
-	assert_int_equal(WEXITSTATUS(status), 0);
+	assert_in_child(on_small_disk, *state);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

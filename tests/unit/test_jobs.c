@@ -166,6 +166,7 @@ static int teardown(void **state)
 
 struct call {
 	struct fixture *f;
+	struct jobs_newcomer newcomer;
 	struct job_record *record;
 	const char *id;
 	struct watch *watch;
@@ -186,7 +187,7 @@ static void loop_submit(void *arg)
 {
 	struct call *call = arg;
 
-	jobs_submit(call->f->jobs, call->record, NULL, done, call);
+	jobs_submit(call->f->jobs, &call->newcomer, 1, done, call);
 }
 
 static uint64_t ttl_ms; /* of the jobs to come; 0: none */
@@ -195,8 +196,9 @@ static uint64_t ttl_ms; /* of the jobs to come; 0: none */
  * 0. */
 static enum err_code submit(struct fixture *f, const char *words, char *ret_id)
 {
-	struct call call = {.f = f, .record = job_record_new()};
-	Job__V1__Spec *spec = call.record->spec = xmalloc(sizeof(*spec));
+	struct job_record *record = job_record_new();
+	struct call call = {.f = f, .newcomer.record = record};
+	Job__V1__Spec *spec = record->spec = xmalloc(sizeof(*spec));
 
 	job__v1__spec__init(spec);
 	spec->image = xstrdup(FAKE_IMAGE);
@@ -206,9 +208,9 @@ static enum err_code submit(struct fixture *f, const char *words, char *ret_id)
 		spec->argv[spec->n_argv++] = xstrndup(word, n);
 		word += n;
 	}
-	call.record->state = JOB_QUEUED;
-	job_id_make(now_real_usec(), call.record->id);
-	memcpy(ret_id, call.record->id, JOB_ID_SIZE);
+	record->state = JOB_QUEUED;
+	job_id_make(now_real_usec(), record->id);
+	memcpy(ret_id, record->id, JOB_ID_SIZE);
 	if (memory_of) {
 		spec->resources = xmalloc(sizeof(*spec->resources));
 		job__v1__resources__init(spec->resources);
@@ -223,8 +225,9 @@ static enum err_code submit(struct fixture *f, const char *words, char *ret_id)
 	latch_init(&call.done);
 	loop_post(f->loop, loop_submit, &call);
 	latch_wait(&call.done);
-	enum err_code code = call.error ? call.error->code : 0;
-	error_free(call.error);
+	struct error *error = call.error ? call.error : call.newcomer.error;
+	enum err_code code = error ? error->code : 0;
+	error_free(error);
 	return code;
 }
 

@@ -490,6 +490,33 @@ static void a_message_is_capped_as_a_whole(void **state)
 	assert_non_null(strstr(err->text, "bytes large in all, the most is 262144"));
 }
 
+/* As a client of another version might send it; at the top, within, and in a list. */
+static void a_message_with_unknown_fields_is_refused(void **state)
+{
+	static const char *const packed[] = {
+		"\x12\x01"
+		"d\x1a\x01x\xf8\x07\x01",
+		"\x12\x01"
+		"d\x1a\x01x\x6a\x03\xf8\x07\x01",
+		"\x12\x01"
+		"d\x1a\x01x\x2a\x09\x0a\x01"
+		"A\x12\x01"
+		"b\xf8\x07\x01",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(packed); i++) {
+		_cleanup_error_ struct error *err = NULL;
+		Job__V1__Spec *spec =
+			job__v1__spec__unpack(NULL, strlen(packed[i]), (const uint8_t *)packed[i]);
+		assert_non_null(spec);
+		assert_int_equal(jobspec_verify(spec, &err), -1);
+		assert_string_equal(
+			err->text, "the job has a field that this version does not know");
+		job__v1__spec__free_unpacked(spec, NULL);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -502,6 +529,7 @@ int main(void)
 		cmocka_unit_test(sizes_are_capped),
 		cmocka_unit_test(messages_obey_the_same_rules),
 		cmocka_unit_test(a_message_is_capped_as_a_whole),
+		cmocka_unit_test(a_message_with_unknown_fields_is_refused),
 	};
 	return cmocka_run_group_tests_name("jobspec", tests, NULL, NULL);
 }

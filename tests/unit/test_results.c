@@ -9,10 +9,10 @@
 #include <stdio.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "common/limits.h"
 #include "orchestrator/results.h"
+#include "tests/unit/in_child.h"
 #include "tests/unit/tree_records.h"
 
 #define MAX_OUTPUTS 8
@@ -397,13 +397,14 @@ static void links_in_the_jobs_directory_are_not_followed(void **state)
 /* --- a full disk -------------------------------------------------------------------------------*/
 
 /* In a child, because the mount namespace is the process's. The number says what went wrong. */
-static int on_full_disk(struct fixture *f)
+static int on_full_disk(void *arg)
 {
+	struct fixture *f = arg;
 	_cleanup_free_ uint8_t *data = xcalloc(1, MIB);
 
 	if (unshare(CLONE_NEWNS) < 0 || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 		mount("tmpfs", f->dir, "tmpfs", 0, "size=128k") < 0)
-		return 77;
+		return CHILD_MAY_NOT;
 	add_output(f, "out", false);
 	begin(f);
 	if (put_head(&f->to, "0", 0644, MIB) < 0)
@@ -434,17 +435,7 @@ static int on_full_disk(struct fixture *f)
 
 static void a_full_disk_is_told_and_keeps_what_came(void **state)
 {
-	int status;
-	pid_t pid = fork();
-
-	assert_true(pid >= 0);
-	if (pid == 0)
-		_exit(on_full_disk(*state));
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	if (WEXITSTATUS(status) == 77)
-		skip(); /* no right to mount */
-	assert_int_equal(WEXITSTATUS(status), 0);
+	assert_in_child(on_full_disk, *state);
 }
 
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
