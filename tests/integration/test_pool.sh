@@ -45,7 +45,7 @@ cat >job.yaml <<-YAML
 	run: |
 	  echo warm
 	  cp in out
-	  sleep 2
+	  sleep 12
 	  exit 3
 YAML
 id=$(orc submit job.yaml)
@@ -53,7 +53,7 @@ wait_until 60 state_is "$id" running
 # virsh users see whose the domain is.
 status=$ORCHESTRATOR_STATE_DIR/libvirt/run/qemu/orchestrator-$first.xml
 [[ ! -e $status ]] || wait_until 10 grep -q "job=['\"]$id['\"]" "$status"
-expect_exit 3 orc wait --timeout 60s "$id"
+expect_exit 3 orc wait --timeout 90s "$id"
 expect_equal "the VM" "$first" "$(field "$id" .vm)"
 expect_equal warm true "$(field "$id" .wall.warm)"
 expect_equal "a boot" null "$(field "$id" .times_usec.domain_created)"
@@ -81,7 +81,7 @@ wait_until 120 another_idle "$second"
 
 # The daemon dies with a job in a warm VM, and another VM idle.
 # shellcheck disable=SC2016 # the guest's shell expands it
-id=$(submit --timeout 2m -- sh -c 'i=0; while [ $i -lt 60 ]; do echo $i; i=$((i+1)); sleep 0.1; done')
+id=$(submit --timeout 2m -- sh -c 'i=0; while [ $i -lt 150 ]; do echo $i; i=$((i+1)); sleep 0.1; done')
 wait_until 60 grep -q 5 "$(job_dir "$id")/stdout"
 expect_equal warm 1 "$(orc list vms -o json | jq '[.[] | select(.pooled and .job != "")] | length')"
 wait_until 120 idle_is 1
@@ -89,8 +89,8 @@ third=$(idle_vms)
 pid=$(orc list vms -o json | jq -r --arg id "$third" '.[] | select(.id == $id) | .pid')
 kill -KILL "$(daemon_pid)"
 wait_until 30 no_daemon
-expect_exit 0 orc wait --timeout 60s "$id"
-expect_equal stdout "$(seq 0 59)" "$(cat "$(job_dir "$id")/stdout")"
+expect_exit 0 orc wait --timeout 120s "$id"
+expect_equal stdout "$(seq 0 149)" "$(cat "$(job_dir "$id")/stdout")"
 expect_equal warm true "$(field "$id" .wall.warm)"
 expect_equal attempt 1 "$(field "$id" .attempt)"
 wait_until 30 test ! -e "/proc/$pid/cmdline"
