@@ -68,7 +68,7 @@ int vm_device_pid(const struct vm *vm)
 
 int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error **err)
 {
-	return vsock_device_connect(vm->vsock, port, timeout_ms, err);
+	return vsock_device_connect(vm->vsock, port, timeout_ms, vm->order->cancel_fd, err);
 }
 
 /* Making it. -------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ void vm_set_state(struct vm *vm, const char *state); /* a static string */
 const uint8_t *vm_secret(const struct vm *vm);	     /* PROOF_SECRET_BYTES */
 /* The process of the userspace vsock device; 0: the kernel has it. */
 int vm_device_pid(const struct vm *vm);
-/* A connected fd to a port of the guest, or -1. */
+/* A connected fd to a port of the guest, or -1; ERR_CANCELLED when cancelled. */
 int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error **err);
 /* What is known when the worker is lost: the outcome's kind, and err gets the words (replacing what
  * was there): the kernel's panic, QEMU's end, or that the guest is up and silent. Waits up to
