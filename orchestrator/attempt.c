@@ -249,6 +249,27 @@ static int take_record(void *arg, const Job__V1__FileRecord *record, struct erro
 	return results_record(arg, record, err);
 }
 
+/* How the program ended is known by now, and stays what the record says; that its outputs are lost
+ * is said beside it. But a success without its outputs is none. */
+static void collect_failed(struct attempt *a, struct error **err)
+{
+	enum job_outcome outcome = a->result.outcome;
+	int exit_code = a->result.exit_code;
+	_cleanup_free_ char *own = steal_ptr(a->result.error);
+
+	attempt_conclude_call_failed(a, err);
+	_cleanup_free_ char *why = steal_ptr(a->result.error);
+	if (outcome == OUTCOME_SUCCEEDED) {
+		a->result.error = str_printf(
+			"the program succeeded, but its outputs did not come home: %s", why);
+		return;
+	}
+	a->result.error =
+		str_printf("%s; and its outputs did not come home: %s", own ? own : "failed", why);
+	a->result.outcome = outcome;
+	a->result.exit_code = exit_code;
+}
+
 /* What the program made comes home even when it failed: it may say why. Only a success becomes a
  * failure when an output is missing. */
 static void collect(struct attempt *a)
@@ -262,8 +283,7 @@ static void collect(struct attempt *a)
 	FAILPOINT("outputs.begin");
 	if (guest_get_outputs(a->guest, a->order->spec, take_record, a->results, &err) < 0 ||
 		results_artifacts_finish(a->results, &got, &err) < 0) {
-		error_wrap(&err, "collecting the outputs");
-		attempt_conclude_call_failed(a, &err);
+		collect_failed(a, &err);
 		return;
 	}
 	FAILPOINT("outputs.published");
