@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/failpoint.h"
 #include "common/file_tree.h"
 #include "common/limits.h"
 #include "common/util.h"
@@ -146,6 +147,7 @@ int worker_handle_get(struct rpc_call *call, void *server_arg, struct error **er
 	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;
+	FAILPOINT("worker.outputs");
 	int r = get_all(call, server_arg, (const Worker__V1__GetRequest *)message, err);
 	rpc_message_free(message);
 	return r;

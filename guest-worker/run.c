@@ -5,6 +5,7 @@
  * fills, then the job waits. Its deadlines are kept by the execution's own thread meanwhile. When
  * the stream ends, for whatever reason, the execution is left to another (executor.h).
  */
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/util.h"
 #include "guest-worker/output.h"
@@ -43,7 +44,9 @@ static int send_output(struct rpc_call *call, bool out, char *data, size_t size,
 		reply.part_case = WORKER__V1__RUN_REPLY__PART_ERR;
 		reply.err = bytes;
 	}
-	return rpc_send(call, &reply.base, err);
+	int r = rpc_send(call, &reply.base, err);
+	FAILPOINT("worker.output");
+	return r;
 }
 
 static int send_exit(struct rpc_call *call, const struct execution_exit *from, struct error **err)

@@ -22,6 +22,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/ballast.h"
 #include "orchestrator/results.h"
 #include "orchestrator/run_exit.h"
 #include "orchestrator/warm.h"
@@ -47,8 +48,13 @@ static void write_note(struct attempt *a)
 
 	memcpy(a->note.times, a->result.times, sizeof(a->note.times));
 	/* Without it the job is lost if the daemon is; that is no reason to lose it now. */
-	if (vm_note_write(a->order->job_dir, &a->note, &err) < 0)
-		log_warn(a->order->job_id, "%s", err->text);
+	while (vm_note_write(a->order->job_dir, &a->note, &err) < 0) {
+		if (err->code != ERR_LIMIT || !ballast_give()) {
+			log_warn(a->order->job_id, "%s", err->text);
+			break;
+		}
+		error_free(steal_ptr(err));
+	}
 	a->noted = true;
 }
 
@@ -283,7 +289,11 @@ static void collect(struct attempt *a)
 	FAILPOINT("outputs.begin");
 	if (guest_get_outputs(a->guest, a->order->spec, take_record, a->results, &err) < 0 ||
 		results_artifacts_finish(a->results, &got, &err) < 0) {
-		collect_failed(a, &err);
+		/* How the program failed says more than that the disk is full. */
+		if (err->code == ERR_LIMIT && a->result.outcome != OUTCOME_SUCCEEDED)
+			a->result.left_out = xstrdup(err->text);
+		else
+			collect_failed(a, &err);
 		return;
 	}
 	FAILPOINT("outputs.published");

@@ -106,6 +106,7 @@ static const struct yaml_key config_keys[] = {
 	{"kvm_probe_timeout", YT_DURATION, AT(kvm_probe_timeout_ms), .min = 100, .max = HOUR_MS},
 	{"idle_timeout", YT_DURATION, AT(idle_timeout_ms), .min = 100, .max = 7 * DAY_MS},
 	{"min_free_disk", YT_SIZE, AT(min_free_disk), .max = 1024 * GIB},
+	{"ballast", YT_SIZE, AT(ballast), .max = 1 * GIB},
 	{"default_timeout", YT_DURATION, AT(default_timeout_ms), .min = 1, .max = LIMIT_TIMEOUT_MS},
 	{"default_memory", YT_SIZE, AT(default_memory), .min = LIMIT_MEMORY_LEAST,
 		.max = LIMIT_MEMORY},
@@ -166,6 +167,7 @@ static void set_plain_defaults(struct config *config)
 	config->kvm_probe_timeout_ms = 10 * SECOND_MS;
 	config->idle_timeout_ms = 300 * SECOND_MS;
 	config->min_free_disk = 256 * MIB;
+	config->ballast = 16 * MIB;
 	config->default_timeout_ms = DEFAULT_TIMEOUT_MS;
 	config->default_memory = DEFAULT_MEMORY;
 	config->default_cpus = DEFAULT_CPUS;

@@ -50,6 +50,7 @@ struct config {
 	uint64_t kvm_probe_timeout_ms; /* default 10 s */
 	uint64_t idle_timeout_ms;      /* an auto-started daemon leaves after this; default 5 min */
 	uint64_t min_free_disk;	       /* below it submits are refused; default 256M */
+	uint64_t ballast; /* bytes kept for records when the disk is full; default 16M; 0: none */
 	uint64_t default_timeout_ms;
 	uint64_t default_memory;
 	uint32_t default_cpus;

@@ -34,6 +34,7 @@ static const struct rpc_service services[] = {
 	{&control_logs, control_handle_logs},
 	{&control_wait, control_handle_wait},
 	{&control_cancel, control_handle_cancel},
+	{&control_retry, control_handle_retry},
 	{&control_result, control_handle_result},
 	{&control_list_vms, control_handle_list_vms},
 	{&control_list_pools, control_handle_list_pools},
@@ -44,14 +45,14 @@ static const struct rpc_service services[] = {
 
 /* --- seats ----------------------------------------------------------------------------------- */
 
-/* Of the 256 threads that rpc_limits_control gives. */
+/* Of the 320 threads that rpc_limits_control gives. */
 static struct {
 	const unsigned most;
 	const char *what;
 	atomic_uint taken;
 } seats[] = {
 	[SEATS_WATCHING] = {208, "follow a job or wait for one", 0},
-	[SEATS_MOVING] = {32, "submit jobs or fetch results", 0},
+	[SEATS_MOVING] = {80, "submit jobs or fetch results", 0},
 };
 
 int control_sit(enum control_seats which, struct error **err)

@@ -5,6 +5,7 @@
 #include "common/log.h"
 #include "common/log_file.h"
 #include "common/util.h"
+#include "orchestrator/ballast.h"
 #include "orchestrator/capacity.h"
 #include "orchestrator/control.h"
 #include "orchestrator/recover.h"
@@ -94,6 +95,7 @@ static int open_store(struct daemon *daemon, struct error **err)
 	_cleanup_free_ char *path = str_printf("%s/jobs.db", daemon->config->state_dir);
 	_cleanup_free_ char *jobs_dir = config_job_dir(daemon->config, "");
 
+	ballast_open(daemon->config->state_dir, daemon->config->ballast);
 	if (make_dirs(jobs_dir, 0700, err) < 0)
 		return -1;
 	daemon->store = store_sqlite_open(path, err);

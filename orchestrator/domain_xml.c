@@ -198,6 +198,9 @@ static void write_disk(writer w, const struct domain_spec *spec, const char *pat
 	attr(w, "type", "raw");
 	/* The scratch disk dies with its VM: nothing has to reach the platter. */
 	attr(w, "cache", readonly ? "writeback" : "unsafe");
+	/* A full disk of the host is the program's error, not a VM that stands still. */
+	if (!readonly)
+		attr(w, "error_policy", "report");
 	close_tag(w);
 	open_tag(w, "source");
 	attr(w, "file", path);

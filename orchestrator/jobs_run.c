@@ -6,6 +6,8 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/attempt_files.h"
+#include "orchestrator/ballast.h"
 #include "orchestrator/results.h"
 #include "orchestrator/scheduler.h"
 
@@ -57,13 +59,19 @@ static void vm_gone(struct job *job)
 
 /* result.json is a copy for people: the store's record is what counts, and the file can be made
  * from it again. So a failure to write it does not undo the end. */
-static void write_result_json(const struct job *job)
+void job_write_result(const struct job *job)
 {
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_free_ char *text = record_result_json(job->final);
 
 	/* One that ended in the queue may have no directory yet. */
-	if (make_dirs(job->dir, 0700, &err) < 0 || results_write_json(job->dir, text, &err) < 0)
+	while (make_dirs(job->dir, 0700, &err) < 0 ||
+		results_write_json(job->dir, text, &err) < 0) {
+		if (err->code != ERR_LIMIT || !ballast_give())
+			break;
+		error_free(steal_ptr(err));
+	}
+	if (err)
 		log_warn(job->final->id, "%s", err->text);
 }
 
@@ -72,7 +80,12 @@ static int store_finish(struct store *store, void *arg, struct error **err)
 	struct job *job = arg;
 
 	FAILPOINT("end.writing");
-	write_result_json(job);
+	/* One that ended between two attempts has a result.json of its own. */
+	if (job->ended_waiting && attempt_files_keep(job->dir, job->final->attempt, err) < 0) {
+		log_warn(job->final->id, "%s", (*err)->text);
+		error_free(steal_ptr(*err));
+	}
+	job_write_result(job);
 	FAILPOINT("end.json");
 	return store->ops->finish(store, job->final, err);
 }
@@ -116,6 +129,11 @@ static void end_committed(void *arg, struct error *error)
 		job->retry = loop_timer_start(jobs->env.loop, RETRY_MS, 0, commit_end, job);
 		return;
 	}
+	if (!error && job->next) {
+		job_requeued(job);
+		jobs_changed(jobs);
+		return;
+	}
 	if (error)
 		job_tell_lost(job);
 	else
@@ -135,7 +153,8 @@ static void commit_end(void *arg)
 	loop_timer_stop(steal_ptr(job->retry));
 	job->final->result.times[STAGE_RECORDED] = now_real_usec();
 	job->jobs->pending++;
-	store_queue_post(job->jobs->env.store, store_finish, end_committed, job);
+	store_queue_post(job->jobs->env.store, job->next ? job_store_requeue : store_finish,
+		end_committed, job);
 }
 
 /* The outcome is known: take it over, with what times the attempt itself did not see. */
@@ -150,6 +169,7 @@ static void end_with(struct job *job, const struct job_result *result)
 	}
 	FAILPOINT("end.known");
 	job->ended = true;
+	job->ended_waiting = job->record->state == JOB_QUEUED && job->record->attempt;
 	job->final = job_record_copy(job->record);
 	job->final->state = JOB_FINISHED;
 	job_result_clear(&job->final->result);
@@ -158,6 +178,7 @@ static void end_with(struct job *job, const struct job_result *result)
 		if (!job->final->result.times[i])
 			job->final->result.times[i] = job->record->result.times[i];
 	}
+	job_plan_retry(job);
 	commit_end(job);
 }
 
@@ -210,6 +231,7 @@ static void moved(struct job *job, enum job_state state)
 
 struct destruction {
 	char id[JOB_ID_SIZE];
+	unsigned attempt;
 	uint64_t at_usec;
 };
 
@@ -217,7 +239,7 @@ static int store_destroyed(struct store *store, void *arg, struct error **err)
 {
 	const struct destruction *d = arg;
 
-	return store->ops->destroyed(store, d->id, d->at_usec, err);
+	return store->ops->destroyed(store, d->id, d->attempt, d->at_usec, err);
 }
 
 static void destruction_recorded(void *arg, struct error *error)
@@ -236,14 +258,19 @@ static void gone(struct job *job)
 	FAILPOINT("end.gone");
 	/* The attempt says so last, so that its thread is at its end. */
 	attempt_free(steal_ptr(job->attempt));
-	if (!job->ended)
+	if (!job->ended && !job->between)
 		job_end(job, OUTCOME_INFRA, EXIT_INFRA, "the attempt ended without an outcome");
 	d->at_usec = now_real_usec();
 	memcpy(d->id, job->record->id, sizeof(d->id));
-	job->record->result.times[STAGE_DESTROYED] = d->at_usec;
+	d->attempt = job->record->attempt;
+	if (!job->between)
+		job->record->result.times[STAGE_DESTROYED] = d->at_usec;
 	store_queue_post(jobs->env.store, store_destroyed, destruction_recorded, d);
 	vm_gone(job);
-	job_release(job);
+	if (job->between && !job->ended)
+		job_go_back(job);
+	else
+		job_release(job);
 	jobs_schedule(jobs);
 	jobs_changed(jobs);
 }
@@ -274,13 +301,15 @@ static void apply(void *arg)
 	switch (event->type) {
 	case ATTEMPT_VM:
 		job->vm = posted->vm;
-		snprintf(job->record->vm, sizeof(job->record->vm), "%s", posted->vm.id);
+		/* Between two attempts the record is the next one's already. */
+		if (!job->between)
+			snprintf(job->record->vm, sizeof(job->record->vm), "%s", posted->vm.id);
 		break;
 	case ATTEMPT_STATE:
 		moved(job, event->state);
 		break;
 	case ATTEMPT_STAGE:
-		if ((unsigned)event->stage < STAGES)
+		if ((unsigned)event->stage < STAGES && !job->between)
 			job->record->result.times[event->stage] = event->usec;
 		break;
 	case ATTEMPT_OUTPUT:
@@ -375,7 +404,10 @@ static int store_claim(struct store *store, void *arg, struct error **err)
 	_cleanup_free_ char *inputs = str_printf("%s/inputs", claim->job->dir);
 
 	/* With inputs it is there since the submit. */
-	if (make_dirs(inputs, 0700, err) < 0)
+	if (ballast_check_room(err) < 0 || make_dirs(inputs, 0700, err) < 0)
+		return -1;
+	if (claim->record->attempt > 1 &&
+		attempt_files_keep(claim->job->dir, claim->record->attempt - 1, err) < 0)
 		return -1;
 	return store->ops->claim(store, claim->record, err);
 }
@@ -395,11 +427,15 @@ static void give_back_warm(struct job *job)
 }
 
 /* Back to where it was; all starts wait a little, for the store fails for all. */
-static void claim_failed(struct job *job, const char *why)
+static void claim_failed(struct job *job, const struct error *why)
 {
 	struct jobs *jobs = job->jobs;
 
-	log_error(job->record->id, "cannot be started now: %s", why);
+	/* A full disk is told once, by the ballast, not each second. */
+	if (why->code == ERR_LIMIT)
+		log_debug(job->record->id, "cannot be started now: %s", why->text);
+	else
+		log_error(job->record->id, "cannot be started now: %s", why->text);
 	give_back_warm(job);
 	vm_gone(job);
 	queue_return(&jobs->queue, &job->item);
@@ -423,7 +459,7 @@ static void claimed(void *arg, struct error *error)
 		job_tell_watches(job, false);
 	}
 	if (error && !job->cancelling) {
-		claim_failed(job, error->text);
+		claim_failed(job, error);
 	} else if (job->cancelling || jobs->stopping) {
 		give_back_warm(job);
 		vm_gone(job);
@@ -456,6 +492,7 @@ static void begin(struct job *job, struct pools_vm *warm)
 	claim->record->epoch++;
 	claim->record->attempt++;
 	claim->record->state = JOB_STARTING;
+	claim->record->not_before = 0;
 	claim->record->result.times[STAGE_STARTED] = now_real_usec();
 	jobs->pending++;
 	store_queue_post(jobs->env.store, store_claim, claimed, claim);
@@ -486,5 +523,6 @@ void jobs_schedule(struct jobs *jobs)
 	while (!jobs->stopping && !jobs->pause &&
 		jobs->counts.vms < 2 * jobs->env.config->max_vms && begin_next(jobs))
 		;
+	jobs_arm_due(jobs);
 	pools_look(jobs->pools);
 }

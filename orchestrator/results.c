@@ -11,6 +11,7 @@
 #include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/util.h"
+#include "orchestrator/ballast.h"
 
 #define PARTIAL "artifacts.partial"
 #define FINAL	"artifacts"
@@ -22,6 +23,7 @@ struct stream {
 	uint64_t seen;	       /* came here, kept or not */
 	uint64_t said;	       /* by the guest's count */
 	bool truncated;
+	bool disk_full; /* that is why */
 };
 
 /* One of the spec's outputs. */
@@ -268,6 +270,11 @@ void results_on_first_byte(
 /* As write_all(), but what did get written is counted even when the rest does not fit. */
 static int keep(struct stream *s, const char *data, size_t n)
 {
+	/* What room there is is for the record (ballast.h). */
+	if (n && ballast_is_given()) {
+		errno = ENOSPC;
+		return -1;
+	}
 	while (n) {
 		ssize_t w = write(s->fd, data, n);
 		if (w < 0 && errno == EINTR)
@@ -296,9 +303,12 @@ int results_output(struct results *r, enum results_stream stream, const void *da
 	if (room < n)
 		s->truncated = true;
 	FAILPOINT("output.write");
-	if (keep(s, data, room) < 0) {
+	if (!s->disk_full && keep(s, data, room) < 0) {
 		s->truncated = true;
-		return write_error(err, errno, stream_names[stream]);
+		if (errno != ENOSPC && errno != EDQUOT)
+			return write_error(err, errno, stream_names[stream]);
+		/* As beyond the cap: the job may be worth more than its words. */
+		s->disk_full = true;
 	}
 	FAILPOINT("output.written");
 	return 0;
@@ -320,6 +330,19 @@ uint64_t results_kept(const struct results *r, enum results_stream stream)
 	return r->streams[stream].kept;
 }
 
+/* "stdout: disk full after 17 bytes", before what is told already. */
+static void add_disk_full(const struct results *r, enum results_stream stream, char **text)
+{
+	const struct stream *s = &r->streams[stream];
+	char *rest = *text;
+
+	if (!s->disk_full)
+		return;
+	*text = str_printf("%s: disk full after %llu bytes%s%s", stream_names[stream],
+		(unsigned long long)s->kept, rest ? "; " : "", rest ? rest : "");
+	free(rest);
+}
+
 void results_fill(const struct results *r, struct job_result *result)
 {
 	const struct stream *out = &r->streams[RESULTS_STDOUT], *errs = &r->streams[RESULTS_STDERR];
@@ -328,6 +351,8 @@ void results_fill(const struct results *r, struct job_result *result)
 	result->stderr_bytes = MAX(errs->seen, errs->said);
 	result->stdout_truncated = out->truncated;
 	result->stderr_truncated = errs->truncated;
+	add_disk_full(r, RESULTS_STDERR, &result->left_out);
+	add_disk_full(r, RESULTS_STDOUT, &result->left_out);
 }
 
 /* --- artifacts ---------------------------------------------------------------------------------*/
@@ -426,6 +451,8 @@ int results_record(struct results *r, const Job__V1__FileRecord *record, struct 
 
 	if (r->published)
 		return error_set(err, ERR_STATE, "file record after the end of the artifacts");
+	if (ballast_is_given())
+		return write_error(err, ENOSPC, "artifacts");
 	if (begin_artifacts(r, err) < 0)
 		return -1;
 	if ((path ? take_named(r, record, path, err) : tree_writer_record(r->writer, record, err)) <

@@ -6,8 +6,9 @@
  *	result.json       the record, written last
  *
  * Every byte comes from the guest. Its names are never used: an output is called by its number, and
- * the host names it after the path that the job's owner declared. A full disk is ERR_LIMIT "disk
- * full while ..."; what was written stays.
+ * the host names it after the path that the job's owner declared. A full disk ends a stream as its
+ * cap does, and results_fill() tells; elsewhere it is ERR_LIMIT "disk full while ...". What was
+ * written stays.
  *
  * Used by one thread, except results_kept(), which any may call.
  */
@@ -43,7 +44,8 @@ static inline void results_closep(struct results **results)
 void results_on_first_byte(
 	struct results *results, void (*first_byte)(void *arg, uint64_t usec), void *arg);
 
-/* n bytes of the program's. What goes beyond the cap is counted and dropped, which is no error. */
+/* n bytes of the program's. What goes beyond the cap, or does not fit on the disk, is counted and
+ * dropped, which is no error. */
 int results_output(struct results *results, enum results_stream stream, const void *data, size_t n,
 	struct error **err);
 /* What the guest says about a stream at the end: it may have dropped bytes that never came here.
@@ -71,7 +73,7 @@ void results_artifacts_clear(struct results_artifacts *artifacts);
 int results_artifacts_finish(
 	struct results *results, struct results_artifacts *ret, struct error **err);
 
-/* The counts and flags of both streams into a result. */
+/* The counts and flags of both streams into a result, and what the disk had no room for. Once. */
 void results_fill(const struct results *results, struct job_result *result);
 
 /* Everything written so far survives a power cut. Before the outcome is recorded. */

@@ -3,6 +3,7 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/ballast.h"
 
 /* In one transaction at most, so that the first of very many is not told too late. */
 #define BATCH 512
@@ -105,6 +106,9 @@ static void *run_thread(void *arg)
 
 		if (run_batch(queue->store, batch, &err) < 0) {
 			queue->store->ops->rollback(queue->store);
+			/* What must not be lost comes again (jobs_run.c), and finds room. */
+			if (err->code == ERR_LIMIT)
+				ballast_give();
 			fail_all(batch, err);
 		}
 		while (batch) {

@@ -248,10 +248,20 @@ static void take_announcement(struct vm *vm, int ready_fd)
 		log_debug(vm->facts.id, "an announcement without words");
 }
 
+/* " by signal 9"; nothing where the wait status is not known. To be freed. */
+static char *describe_end(int status)
+{
+	if (status < 0)
+		return xstrdup("");
+	return WIFSIGNALED(status) ? str_printf(" by signal %d", WTERMSIG(status))
+				   : str_printf(" by exit code %d", WEXITSTATUS(status));
+}
+
 static int lost_before_ready(struct vm *vm, const struct vm_watch_state *state,
 	enum job_outcome *ret_outcome, struct error **err)
 {
 	_cleanup_free_ char *tail = vm_watch_tail(vm->watch, TAIL_IN_ERRORS);
+	_cleanup_free_ char *how = describe_end(state->qemu_status);
 
 	if (state->panicked) {
 		*ret_outcome = OUTCOME_GUEST_PANIC;
@@ -260,8 +270,8 @@ static int lost_before_ready(struct vm *vm, const struct vm_watch_state *state,
 	}
 	*ret_outcome = OUTCOME_BOOT_FAILED;
 	return error_set(err, ERR_UNAVAILABLE,
-		"QEMU ended before the guest's worker was ready; the console's last words: %s",
-		*tail ? tail : "(none)");
+		"QEMU ended%s before the guest's worker was ready; the console's last words: %s",
+		how, *tail ? tail : "(none)");
 }
 
 /* Wait for the console's and QEMU's last words. */
@@ -280,12 +290,6 @@ static void settle(struct vm *vm, int settle_ms, struct vm_watch_state *ret_stat
 		if (poll(&pfd, 1, (int)((end - now) / 1000) + 1) > 0)
 			eventfd_read(pfd.fd, &seen);
 	}
-}
-
-static char *describe_end(int status)
-{
-	return WIFSIGNALED(status) ? str_printf(" by signal %d", WTERMSIG(status))
-				   : str_printf(" by exit code %d", WEXITSTATUS(status));
 }
 
 static int device_lost(struct vm *vm, struct error **err)
@@ -483,8 +487,7 @@ enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err)
 		return OUTCOME_GUEST_PANIC;
 	}
 	if (state.qemu_ended) {
-		_cleanup_free_ char *how =
-			state.qemu_status > 0 ? describe_end(state.qemu_status) : xstrdup("");
+		_cleanup_free_ char *how = describe_end(state.qemu_status);
 		error_set(err, ERR_UNAVAILABLE, "QEMU ended%s%s", how,
 			*vm->order->job_id ? " under the job" : "");
 		return OUTCOME_INFRA;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -25,10 +26,10 @@ struct vsock_device {
 	uint32_t cid;
 	char *vhost_path, *uds_path; /* owned; user */
 	int ready_fd;
-	pid_t pid;  /* 0: none, or collected */
-	int end_fd; /* pidfd of it; -1: none */
-	int status; /* once collected */
-	int pidfd;  /* of a process that an earlier daemon started; or -1 */
+	pid_t pid;    /* our child; 0: none, or collected */
+	int end_fd;   /* pidfd of its process; -1: none */
+	int status;   /* once collected; -1: not known */
+	bool adopted; /* an earlier daemon started it: no child of ours */
 };
 
 const char *vsock_kind_name(enum vsock_kind kind)
@@ -94,7 +95,7 @@ static struct vsock_device *device_new(enum vsock_kind kind, const char *dir, ui
 
 	device->kind = kind;
 	device->cid = cid;
-	device->ready_fd = device->end_fd = device->pidfd = -1;
+	device->ready_fd = device->end_fd = -1;
 	if (kind == VSOCK_DEVICE_USER) {
 		device->vhost_path = str_printf("%s/vhost.sock", dir);
 		device->uds_path = str_printf("%s/vsock.sock", dir);
@@ -153,7 +154,9 @@ struct vsock_device *vsock_device_adopt(
 {
 	struct vsock_device *device = device_new(kind, dir, cid);
 
-	device->pidfd = pidfd;
+	device->end_fd = pidfd;
+	device->adopted = true;
+	device->status = -1;
 	return device;
 }
 
@@ -186,6 +189,13 @@ int vsock_device_end_fd(const struct vsock_device *device)
 
 bool vsock_device_has_ended(struct vsock_device *device)
 {
+	struct pollfd end = {.fd = device->end_fd, .events = POLLIN};
+
+	if (device->kind == VSOCK_DEVICE_KERNEL)
+		return false;
+	/* Not there any more when it was looked for, or gone since. */
+	if (device->adopted)
+		return device->end_fd < 0 || poll(&end, 1, 0) == 1;
 	if (device->pid > 0 && spawn_wait(device->pid, 0, &device->status) == 0)
 		device->pid = 0;
 	return device->end_fd >= 0 && device->pid == 0;
@@ -214,8 +224,8 @@ void vsock_device_free(struct vsock_device *device)
 	} else if (device->pid > 0 && status != 0) {
 		log_warn("vsock-device", "ended with wait status 0x%x", status);
 	}
-	process_end(device->pidfd, 500);
-	close_fd(&device->pidfd);
+	if (device->adopted)
+		process_end(device->end_fd, 500);
 	close_fd(&device->ready_fd);
 	close_fd(&device->end_fd);
 	free(device->vhost_path);

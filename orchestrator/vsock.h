@@ -26,7 +26,8 @@ struct vsock_device;
  * directory given to them. */
 struct vsock_device *vsock_device_new(enum vsock_kind kind, const char *dir, uint32_t cid,
 	uid_t uid, gid_t gid, struct error **err);
-/* The device of a VM that runs already; pidfd of its process (taken), or -1: none is known. */
+/* The device of a VM that runs already; pidfd of its process (taken), or -1: it has ended, or the
+ * device is the kernel's. */
 struct vsock_device *vsock_device_adopt(
 	enum vsock_kind kind, const char *dir, uint32_t cid, int pidfd);
 /* The socket for QEMU's vhost-user chardev; NULL for the kernel's device. */
@@ -40,8 +41,9 @@ int vsock_device_connect(const struct vsock_device *device, uint32_t port, int t
 	int cancel_fd, struct error **err);
 /* Readable when the device's process has ended; -1: it has none. */
 int vsock_device_end_fd(const struct vsock_device *device);
-/* Its process has ended; it is collected here. Then its wait status is known. */
+/* Its process has ended; it is collected here. */
 bool vsock_device_has_ended(struct vsock_device *device);
+/* Then its wait status; -1 for one that an earlier daemon started. */
 int vsock_device_status(struct vsock_device *device);
 /* The device's process; 0: none. */
 pid_t vsock_device_pid(const struct vsock_device *device);

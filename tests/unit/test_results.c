@@ -416,15 +416,23 @@ static int on_full_disk(void *arg)
 		return 3;
 	if (!exists(f, "artifacts.partial"))
 		return 4;
-	if (results_output(f->results, RESULTS_STDOUT, data, MIB, &f->err) == 0)
+	error_free(steal_ptr(f->err));
+	if (results_output(f->results, RESULTS_STDOUT, data, MIB, &f->err) < 0)
 		return 5;
-	if (f->err->code != ERR_LIMIT || !str_eq(f->err->text, "disk full while writing stdout"))
+	uint64_t kept = results_kept(f->results, RESULTS_STDOUT);
+	/* Room that comes later makes no hole in it. */
+	_cleanup_free_ char *filler = str_printf("%s/artifacts.partial", f->dir);
+	if (remove_tree(filler, NULL) < 0 ||
+		results_output(f->results, RESULTS_STDOUT, data, 1, &f->err) < 0 ||
+		results_kept(f->results, RESULTS_STDOUT) != kept)
 		return 6;
-	/* What fitted is there and the rest is flagged. */
-	struct job_result result = {0};
+	/* What fitted is there and the rest is flagged, and told before what was known. */
+	struct job_result result = {.left_out = xstrdup("out/l: is a socket")};
+	_cleanup_free_ char *told = str_printf(
+		"stdout: disk full after %llu bytes; out/l: is a socket", (unsigned long long)kept);
 	results_fill(f->results, &result);
-	if (!results_kept(f->results, RESULTS_STDOUT) || !result.stdout_truncated ||
-		result.stdout_bytes != MIB)
+	if (!kept || !result.stdout_truncated || result.stdout_bytes != MIB + 1 ||
+		!str_eq(result.left_out, told))
 		return 7;
 	if (results_write_json(f->dir, "{\"more\": \"text\"}", &f->err) == 0)
 		return 8;
