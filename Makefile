@@ -77,6 +77,7 @@ ORCHESTRATOR := \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
 	orchestrator/guest.c \
+	orchestrator/guest_run.c \
 	orchestrator/host.c \
 	orchestrator/image.c \
 	orchestrator/image_apt.c \

@@ -406,7 +406,7 @@ char *domain_xml_metadata(
 	writer w = buffer ? xmlNewTextWriterMemory(buffer, 0) : NULL;
 
 	if (!w)
-		abort(); /* out of memory */
+		abort();   /* out of memory */
 	open_tag(w, "vm"); /* libvirt puts the namespace to it */
 	write_vm_attributes(w, owner, vm_id, job_id, attempt);
 	close_tag(w);

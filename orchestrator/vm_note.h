@@ -24,7 +24,7 @@ struct vm_note {
 	enum vsock_kind vsock_kind;
 	bool kvm;
 	bool pooled; /* as in vm_facts */
-	uid_t uid; /* of QEMU; (uid_t)-1: not ours to say */
+	uid_t uid;   /* of QEMU; (uid_t)-1: not ours to say */
 	gid_t gid;
 	uint32_t cpus;
 	uint64_t memory_bytes, started_usec;
