@@ -120,8 +120,11 @@ kill_at() {
 		mkdir -p "$XDG_CONFIG_HOME/orchestrator"
 		echo "pool: {$POINT_IMAGE: {max: 1, cpus: 1, memory: 128M, disk: 16M}}" >"$pool"
 		serve "$point"
-		[[ $point == warm.take* || $point == warm.answered ]] && wait_until 120 an_idle_vm
-		acknowledged=$(submit key)
+		acknowledged=
+		if [[ $point == warm.take* || $point == warm.answered ]]; then
+			wait_until 120 an_idle_vm
+			acknowledged=$(submit key)
+		fi
 		;;
 	recover.* | adopt.* | store.take-over)
 		# The second daemon dies, of taking up the job of the first.
