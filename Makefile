@@ -63,6 +63,7 @@ ORCHESTRATOR := \
 	orchestrator/capacity.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
+	orchestrator/config_pool.c \
 	orchestrator/control.c \
 	orchestrator/control_api.c \
 	orchestrator/control_attempts.c \
@@ -76,6 +77,7 @@ ORCHESTRATOR := \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
 	orchestrator/guest.c \
+	orchestrator/guest_run.c \
 	orchestrator/host.c \
 	orchestrator/host_connect.c \
 	orchestrator/image.c \
@@ -90,15 +92,19 @@ ORCHESTRATOR := \
 	orchestrator/image_recipe.c \
 	orchestrator/image_root.c \
 	orchestrator/image_tools.c \
+	orchestrator/image_watch.c \
 	orchestrator/job.c \
 	orchestrator/input_list.c \
 	orchestrator/jobs.c \
+	orchestrator/jobs_pool.c \
 	orchestrator/jobs_retry.c \
 	orchestrator/jobs_run.c \
 	orchestrator/jobspec.c \
 	orchestrator/jobspec_rules.c \
 	orchestrator/link_tree.c \
 	orchestrator/loop.c \
+	orchestrator/pool.c \
+	orchestrator/pools.c \
 	orchestrator/process.c \
 	orchestrator/queue.c \
 	orchestrator/rank_tree.c \
@@ -123,6 +129,7 @@ ORCHESTRATOR := \
 	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
 	orchestrator/vsock.c \
+	orchestrator/warm.c \
 	orchestrator/watch.c \
 	orchestrator/yaml_doc.c \
 	orchestrator/yaml_table.c \
@@ -231,6 +238,7 @@ UNIT_TESTS := \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
 	tests/unit/test_log_file.c \
+	tests/unit/test_pool.c \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
 	tests/unit/test_remove_tree.c \

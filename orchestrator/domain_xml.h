@@ -42,6 +42,13 @@ struct domain_spec {
 	gid_t gid;
 };
 
+/* Of our metadata. */
+#define DOMAIN_NAMESPACE	"urn:orchestrator:vm:1"
+#define DOMAIN_NAMESPACE_PREFIX "orchestrator"
+
+/* Our metadata alone, as virDomainSetMetadata() wants them; to be freed. */
+char *domain_xml_metadata(
+	const char *owner, const char *vm_id, const char *job_id, unsigned attempt);
 /* To be freed. */
 char *domain_xml_make(const struct domain_spec *spec, struct error **err);
 

@@ -218,6 +218,27 @@ int virt_destroy(struct virt_domain *domain, struct error **err)
 	return virt_fail(err, "destroying the domain");
 }
 
+struct virt_domain *virt_domain_ref(struct virt_domain *domain)
+{
+	pthread_mutex_lock(&domain->lock);
+	domain->refs++;
+	pthread_mutex_unlock(&domain->lock);
+	return domain;
+}
+
+void virt_domain_unref(struct virt_domain *domain)
+{
+	domain_unref(domain);
+}
+
+int virt_domain_label(struct virt_domain *domain, const char *metadata, struct error **err)
+{
+	if (virDomainSetMetadata(domain->dom, VIR_DOMAIN_METADATA_ELEMENT, metadata,
+		    DOMAIN_NAMESPACE_PREFIX, DOMAIN_NAMESPACE, VIR_DOMAIN_AFFECT_LIVE) < 0)
+		return virt_fail(err, "changing the domain's metadata");
+	return 0;
+}
+
 void virt_domain_free(struct virt_domain *domain)
 {
 	if (!domain)

@@ -48,6 +48,11 @@ enum virt_stop { VIRT_RUNNING, VIRT_SHUTDOWN, VIRT_CRASHED, VIRT_DESTROYED, VIRT
  * it right after creation (a stop before that is reported at once). */
 void virt_domain_on_stop(
 	struct virt_domain *domain, void (*on_stop)(void *arg, enum virt_stop why), void *arg);
+/* Put these metadata (domain_xml_metadata) in the place of ours. */
+int virt_domain_label(struct virt_domain *domain, const char *metadata, struct error **err);
+/* A reference more, for virt_domain_label() beside the owner; to be given back. */
+struct virt_domain *virt_domain_ref(struct virt_domain *domain);
+void virt_domain_unref(struct virt_domain *domain);
 /* The live XML; to be freed. */
 char *virt_domain_xml(struct virt_domain *domain, struct error **err);
 

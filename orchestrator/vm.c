@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -68,7 +69,7 @@ int vm_device_pid(const struct vm *vm)
 
 int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error **err)
 {
-	return vsock_device_connect(vm->vsock, port, timeout_ms, err);
+	return vsock_device_connect(vm->vsock, port, timeout_ms, vm->order->cancel_fd, err);
 }
 
 /* Making it. -------------------------------------------------------------------------------------
@@ -89,13 +90,20 @@ static void name_vm(struct vm *vm)
 	snprintf(vm->facts.domain, sizeof(vm->facts.domain), DOMAIN_PREFIX "%s", vm->facts.id);
 }
 
+static int open_console_file(const char *path, struct error **err)
+{
+	int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600)
+		      : memfd_create("console", MFD_CLOEXEC);
+
+	return fd < 0 ? error_errno(err, errno, "%s", path ? path : "a file in memory") : fd;
+}
+
 int vm_watch_console(struct vm *vm, int listen_fd, bool reap, struct error **err)
 {
 	_cleanup_close_ int listening = listen_fd;
-	_cleanup_close_ int file = open(vm->order->console_file,
-		O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	_cleanup_close_ int file = open_console_file(vm->order->console_file, err);
 	if (file < 0)
-		return error_errno(err, errno, "%s", vm->order->console_file);
+		return -1;
 	vm->watch = vm_watch_new(
 		vm->host->watcher, steal_fd(listening), steal_fd(file), LIMIT_CONSOLE, reap, err);
 	return vm->watch ? 0 : -1;
@@ -372,6 +380,7 @@ static struct vm *vm_new(struct host *host, const struct vm_order *order)
 	name_vm(vm);
 	snprintf(vm->facts.image, sizeof(vm->facts.image), "%s", order->image->name);
 	snprintf(vm->image_digest, sizeof(vm->image_digest), "%s", order->image->digest);
+	vm->facts.pooled = order->pooled;
 	vm->facts.state = "creating";
 	vm->facts.cpus = order->cpus;
 	vm->facts.memory_bytes = order->memory_bytes;
@@ -462,6 +471,36 @@ struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_out
 	}
 }
 
+int vm_take_over(struct vm *vm, const struct vm_order *order, struct error **err)
+{
+	int fd = open_console_file(order->console_file, err);
+
+	if (fd < 0 || vm_watch_move_file(vm->watch, fd, err) < 0)
+		return -1;
+	vm->order = order;
+	vm_set_state(vm, "ready");
+	return 0;
+}
+
+bool vm_is_alive(struct vm *vm)
+{
+	struct vm_watch_state state;
+
+	vm_watch_get(vm->watch, &state);
+	return !state.panicked && !state.qemu_ended && !vsock_device_has_ended(vm->vsock);
+}
+
+void vm_poll_fds(struct vm *vm, int *ret_watch, int *ret_device)
+{
+	*ret_watch = vm_watch_fd(vm->watch);
+	*ret_device = vsock_device_end_fd(vm->vsock);
+}
+
+struct virt_domain *vm_domain_ref(struct vm *vm)
+{
+	return virt_domain_ref(vm->domain);
+}
+
 enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err)
 {
 	struct vm_watch_state state;
@@ -473,7 +512,8 @@ enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err)
 	}
 	if (state.qemu_ended) {
 		_cleanup_free_ char *how = describe_end(state.qemu_status);
-		error_set(err, ERR_UNAVAILABLE, "QEMU ended%s under the job", how);
+		error_set(err, ERR_UNAVAILABLE, "QEMU ended%s%s", how,
+			*vm->order->job_id ? " under the job" : "");
 		return OUTCOME_INFRA;
 	}
 	if (vsock_device_has_ended(vm->vsock)) {
@@ -498,6 +538,7 @@ void vm_fill_note(struct vm *vm, struct vm_note *ret)
 	ret->cid = vm->facts.cid;
 	ret->vsock_kind = vm->vsock_kind;
 	ret->kvm = vm->kvm;
+	ret->pooled = vm->facts.pooled;
 	ret->uid = vm->uid;
 	ret->gid = vm->gid;
 	ret->cpus = vm->facts.cpus;

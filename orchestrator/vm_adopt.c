@@ -34,6 +34,7 @@ static struct vm *vm_from_note(
 	vm->facts.accelerator = note->kvm ? "kvm" : "tcg";
 	vm->facts.vsock_device = vsock_kind_name(note->vsock_kind);
 	vm->facts.state = "running";
+	vm->facts.pooled = note->pooled;
 	vm->facts.cid = note->cid;
 	vm->facts.cpus = note->cpus;
 	vm->facts.memory_bytes = note->memory_bytes;

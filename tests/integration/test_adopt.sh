@@ -94,6 +94,11 @@ check_first_attempt() {
 		"$(jq .attempt "$(job_dir "$id")/attempts/1/result.json")"
 }
 
+pool=$XDG_CONFIG_HOME/orchestrator/orchestrator.yaml
+an_idle_vm() {
+	[[ $(orc list vms -o json | jq -r '.[].state') == idle ]]
+}
+
 kill_at() {
 	local point=$1 acknowledged id again began code=0
 	write_job
@@ -110,6 +115,17 @@ kill_at() {
 		serve "$point"
 		acknowledged=$(submit key)
 		;;
+	warm.*)
+		# With a pool of VMs that fit the job, which the daemon after has not.
+		mkdir -p "$XDG_CONFIG_HOME/orchestrator"
+		echo "pool: {$POINT_IMAGE: {max: 1, cpus: 1, memory: 128M, disk: 16M}}" >"$pool"
+		serve "$point"
+		acknowledged=
+		if [[ $point == warm.take* || $point == warm.answered ]]; then
+			wait_until 120 an_idle_vm
+			acknowledged=$(submit key)
+		fi
+		;;
 	recover.* | adopt.* | store.take-over)
 		# The second daemon dies, of taking up the job of the first.
 		serve run.first-byte
@@ -123,6 +139,7 @@ kill_at() {
 		;;
 	esac
 	died "$served" || fail "$point was not passed"
+	rm -f "$pool"
 	began=$SECONDS
 	serve
 	expect_exit 0 orc list jobs -o name
