@@ -184,6 +184,7 @@ VSOCK_DEVICE := \
 
 UNIT_TESTS := \
 	tests/unit/test_accel.c \
+	tests/unit/test_ballast.c \
 	tests/unit/test_bench.c \
 	tests/unit/test_cid.c \
 	tests/unit/test_cli.c \

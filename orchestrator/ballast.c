@@ -14,7 +14,7 @@
 
 static struct {
 	pthread_mutex_t lock; /* one gives or makes at a time */
-	char *dir, *path;     /* owned, for ever */
+	char *dir, *path;     /* owned */
 	uint64_t size;
 	atomic_bool given, waiting;
 } ballast = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -64,9 +64,12 @@ void ballast_open(const char *state_dir, uint64_t size)
 {
 	uint64_t free_bytes = 0;
 
+	free(ballast.dir);
+	free(ballast.path);
 	ballast.dir = xstrdup(state_dir);
 	ballast.path = str_printf("%s/ballast", state_dir);
 	ballast.size = size;
+	ballast.given = false;
 	if (!size) {
 		unlink(ballast.path);
 		return;

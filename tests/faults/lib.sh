@@ -114,6 +114,7 @@ repeat() {
 
 # derive_image NAME [FILE...]: an image of that name, the same as $IMAGE; what is named after it is
 # copied, so that it may be changed.
+# shellcheck disable=SC2016 # jq expands it
 derive_image() {
 	local name=$1 file
 	shift
@@ -162,8 +163,12 @@ cpio_entry() {
 add_to_initramfs() {
 	local to
 	to=$T/images/$1/$(image_file "$IMAGE" initramfs)
-	head -c $(((4 - $(stat -c %s "$to") % 4) % 4)) /dev/zero >>"$to"
-	cpio_entry "$3" 0100755 "$2" >>"$to"
-	cpio_entry 'TRAILER!!!' 0 >>"$to"
+	cp "$to" "$to.new"
+	{
+		head -c $(((4 - $(stat -c %s "$to") % 4) % 4)) /dev/zero
+		cpio_entry "$3" 0100755 "$2"
+		cpio_entry 'TRAILER!!!' 0
+	} >>"$to.new"
+	mv "$to.new" "$to"
 	change_manifest "$1" '.files.initramfs.size = ($value | tonumber)' "$(stat -c %s "$to")"
 }

@@ -96,6 +96,8 @@ static void a_network_only_by_the_benchmarks_own_field(void **state)
 		assert_int_equal(network, i & 16 ? 1 : 0);
 		assert_int_equal(strstr(xml, "orchestrator.bench") != NULL, i & 16 ? 1 : 0);
 		assert_int_equal(strstr(xml, "-netdev") != NULL, i & 16 ? 1 : 0);
+		/* The host's full disk is the program's error, not the VM's end. */
+		assert_int_equal(strstr(xml, "error_policy=\"report\"") != NULL, i & 4 ? 1 : 0);
 		/* Never a way out of the host, nor for others into it. */
 		if (i & 16) {
 			assert_non_null(strstr(xml, "restrict=on"));
