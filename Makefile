@@ -95,6 +95,7 @@ ORCHESTRATOR := \
 	orchestrator/store_queue.c \
 	orchestrator/store_sqlite.c \
 	orchestrator/store_sqlite_open.c \
+	orchestrator/tsc.c \
 	orchestrator/virt.c \
 	orchestrator/vm.c \
 	orchestrator/vm_adopt.c \
