@@ -23,9 +23,9 @@
 #define WINDOW	      256
 #define BATCH	      64
 #define BATCH_BYTES   (512 * KIB) /* of specs; a message holds twice the largest and this */
-#define REPLY_MS      60000
-#define SLICE_MS      100  /* between two looks at whether a signal came */
-#define LAST_REPLY_MS 5000 /* after a signal */
+#define REPLY_MS      UINT64_C(60000)
+#define SLICE_MS      100	     /* between two looks at whether a signal came */
+#define LAST_REPLY_MS UINT64_C(5000) /* after a signal */
 
 typedef Control__V1__SubmitManyRequest__Job many_job;
 typedef Control__V1__SubmitManyReply__Result many_result;
@@ -140,19 +140,20 @@ static int take_reply(struct many *many, int wait_ms, struct error **err)
 	return 1;
 }
 
-/* Until no more than that many are on their way. */
-static int wait_until(struct many *many, size_t under_way, int timeout_ms, struct error **err)
+/* Until no more than that many are on their way. A signal shortens the patience. */
+static int wait_until(struct many *many, size_t under_way, struct error **err)
 {
-	uint64_t end = now_mono_usec() + (uint64_t)timeout_ms * 1000;
+	uint64_t since = now_mono_usec();
 
 	while (many->under_way > under_way) {
 		int r = take_reply(many, SLICE_MS, err);
+		uint64_t patience_ms = interrupt_signal() ? LAST_REPLY_MS : REPLY_MS;
 
 		if (r < 0)
 			return -1;
 		if (r > 0)
-			end = now_mono_usec() + (uint64_t)timeout_ms * 1000;
-		else if (now_mono_usec() >= end)
+			since = now_mono_usec();
+		else if (now_mono_usec() - since >= patience_ms * 1000)
 			return error_set(err, ERR_TIMEOUT, "the daemon did not answer in time");
 	}
 	return 0;
@@ -174,8 +175,10 @@ static int send_batch(struct many *many, struct error **err)
 		return 0;
 	if (!many->call && !(many->call = rpc_open(many->peer, &control_submit_many, -1, err)))
 		return -1;
-	if (wait_until(many, WINDOW - many->n_batch, REPLY_MS, err) < 0)
+	if (wait_until(many, WINDOW - many->n_batch, err) < 0)
 		return -1;
+	if (interrupt_signal())
+		return error_set(err, ERR_CANCELLED, "interrupted");
 	for (size_t i = 0; i < many->n_batch; i++)
 		jobs[i] = &many->batch[i];
 	request.jobs = jobs;
@@ -189,7 +192,7 @@ static int send_batch(struct many *many, struct error **err)
 
 static int settle_all(struct many *many, struct error **err)
 {
-	return send_batch(many, err) < 0 ? -1 : wait_until(many, 0, REPLY_MS, err);
+	return send_batch(many, err) < 0 ? -1 : wait_until(many, 0, err);
 }
 
 /* --- the jobs -------------------------------------------------------------------------------- */
@@ -279,13 +282,17 @@ static int submit_file(struct many *many, const char *name, struct error **err)
 
 static int submit_all(struct many *many, char **names, size_t n, struct error **err)
 {
-	for (size_t i = 0; i < n && !interrupt_signal(); i++) {
-		if (submit_file(many, names[i], err) < 0)
-			return -1;
-	}
-	if (interrupt_signal()) /* what was not sent is not; what is on its way is waited for */
-		return wait_until(many, 0, LAST_REPLY_MS, err);
-	return settle_all(many, err);
+	int r = 0;
+
+	for (size_t i = 0; i < n && r == 0 && !interrupt_signal(); i++)
+		r = submit_file(many, names[i], err);
+	if (r == 0 && !interrupt_signal())
+		r = settle_all(many, err);
+	if (!interrupt_signal())
+		return r;
+	/* What was not sent is not; what is on its way is waited for. */
+	error_free(steal_ptr(*err));
+	return wait_until(many, 0, err);
 }
 
 /* --- the end --------------------------------------------------------------------------------- */

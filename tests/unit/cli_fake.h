@@ -239,8 +239,10 @@ static int fake_logs(struct rpc_call *call, void *arg, struct error **err)
 		sleep_ms(200); /* that what was said has left this process */
 		_exit(1);
 	}
-	if (str_eq(job->id, "doom"))
+	if (str_eq(job->id, "doom")) {
+		sleep_ms(offset ? 0 : 200);
 		_exit(1);
+	}
 	if (offset && fake_say(call, CONTROL__V1__LOGS_REPLY__STREAM__STDOUT, "more\n", err) < 0)
 		return -1;
 	if (str_eq(job->id, "four") && offset < 16) {

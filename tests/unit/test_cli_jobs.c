@@ -290,8 +290,10 @@ static void what_was_acknowledged_is_printed(void **state)
 	_cleanup_ran_ struct ran ran =
 		run_begin((const char *const[]){"submit", "a.yaml", "hang.yaml", "a.yaml", NULL});
 	run_read(&ran, "a1\n");
+	uint64_t began = now_mono_usec();
 	kill(ran.pid, SIGINT);
 	run_end(&ran);
+	assert_true(now_mono_usec() - began < 30000000);
 	assert_ran(ran, 130, "2 jobs were sent and not acknowledged");
 	assert_ran(ran, 130, "interrupted; 1 jobs were submitted");
 	assert_string_equal(ran.out, "a1\n");
