@@ -109,7 +109,7 @@ bool ballast_is_given(void)
 
 int ballast_free_disk(uint64_t *ret, struct error **err)
 {
-	uint64_t free_bytes;
+	uint64_t free_bytes = 0;
 	int r;
 
 	pthread_mutex_lock(&ballast.lock);
@@ -126,7 +126,7 @@ int ballast_free_disk(uint64_t *ret, struct error **err)
 
 int ballast_check_room(struct error **err)
 {
-	uint64_t free_bytes;
+	uint64_t free_bytes = 0;
 
 	if (!ballast.size)
 		return 0;
