@@ -4,9 +4,19 @@
 #   make test     unit tests (ASan, UBSan) and integration tests with real VMs
 #   make test-kernel-vsock
 #                 the kernel's vhost-vsock and libvirtd, in an outer VM where they are not here
+#   make tsan     the unit tests that have threads, under TSan
 #   make test-faults [FAULT_RUNS=10] [FAULT='disk_full ...']
 #                 each fault (tests/faults) so many times, and the daemon killed at each of its steps
-#   make help     all targets
+#   make unit, make integration [FILTER=NAME]
+#                 the halves of it, of what is installed already
+#   make lint, make format
+#   make fuzz [FUZZ_SECONDS=30]
+#                 libFuzzer on all that parses bytes of others
+#   make image [IMAGES='debian minimal']
+#   make kernel   the guest kernel of our own, which boots faster; then make image
+#   make install [PREFIX=/usr/local] [DESTDIR=]
+#   make deps     all packages that any of these needs
+#   make help     this list
 
 O       := build
 CC      ?= gcc
@@ -40,6 +50,7 @@ COMMON := \
 ORCHESTRATOR := \
 	orchestrator/accel.c \
 	orchestrator/attempt.c \
+	orchestrator/attempt_files.c \
 	orchestrator/attempt_vm.c \
 	orchestrator/ballast.c \
 	orchestrator/bench_measure.c \
@@ -53,9 +64,11 @@ ORCHESTRATOR := \
 	orchestrator/config.c \
 	orchestrator/control.c \
 	orchestrator/control_api.c \
+	orchestrator/control_attempts.c \
 	orchestrator/control_host.c \
 	orchestrator/control_jobs.c \
 	orchestrator/control_logs.c \
+	orchestrator/control_retry.c \
 	orchestrator/control_submit.c \
 	orchestrator/control_submit_many.c \
 	orchestrator/cpio.c \
@@ -76,10 +89,13 @@ ORCHESTRATOR := \
 	orchestrator/image_root.c \
 	orchestrator/image_tools.c \
 	orchestrator/job.c \
+	orchestrator/input_list.c \
 	orchestrator/jobs.c \
+	orchestrator/jobs_retry.c \
 	orchestrator/jobs_run.c \
 	orchestrator/jobspec.c \
 	orchestrator/jobspec_rules.c \
+	orchestrator/link_tree.c \
 	orchestrator/loop.c \
 	orchestrator/process.c \
 	orchestrator/queue.c \
@@ -88,6 +104,7 @@ ORCHESTRATOR := \
 	orchestrator/recover.c \
 	orchestrator/results.c \
 	orchestrator/retention.c \
+	orchestrator/retry.c \
 	orchestrator/run_exit.c \
 	orchestrator/scheduler.c \
 	orchestrator/serve.c \
@@ -109,6 +126,7 @@ ORCHESTRATOR := \
 	orchestrator/yaml_value.c
 
 CLI := \
+	orchestrator/cli/attempt_view.c \
 	orchestrator/cli/bench.c \
 	orchestrator/cli/cancel.c \
 	orchestrator/cli/cli.c \
@@ -135,6 +153,7 @@ CLI := \
 	orchestrator/cli/reconnect.c \
 	orchestrator/cli/report.c \
 	orchestrator/cli/result.c \
+	orchestrator/cli/retry.c \
 	orchestrator/cli/run.c \
 	orchestrator/cli/serve.c \
 	orchestrator/cli/sink.c \
@@ -193,6 +212,8 @@ UNIT_TESTS := \
 	tests/unit/test_config.c \
 	tests/unit/test_control.c \
 	tests/unit/test_control_logs.c \
+	tests/unit/test_control_retry.c \
+	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \
@@ -210,6 +231,7 @@ UNIT_TESTS := \
 	tests/unit/test_queue.c \
 	tests/unit/test_remove_tree.c \
 	tests/unit/test_results.c \
+	tests/unit/test_retry.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
 	tests/unit/test_rpc_loss.c \
@@ -257,9 +279,10 @@ say = @printf '  %-5s %s\n' $(1) $(2)
 
 # --- flags ---------------------------------------------------------------------------------------
 
-# SAN=1 builds everything with ASan and UBSan, FAILPOINTS=1 with places to be killed at
-# (common/failpoint.h), each in its own directory.
+# SAN=1 builds everything with ASan and UBSan, SAN=thread with TSan, FAILPOINTS=1 with places to be
+# killed at (common/failpoint.h), each in its own directory.
 SAN ?=
+comma := ,
 FAILPOINTS ?=
 ifeq ($(SAN),)
 B        := $(O)$(if $(FAILPOINTS),/failpoints)
@@ -271,12 +294,15 @@ HARDEN   := -D_FORTIFY_SOURCE=2 -fstack-protector-strong -fstack-clash-protectio
 LDHARDEN := -Wl,-z,relro,-z,now -pie
 PIE      := -fPIE
 else
-OBJ      := $(O)/san/obj
-BIN      := $(O)/san/bin
-LIBEXEC  := $(O)/san/libexec/orchestrator
-OPT      := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+B        := $(O)/$(if $(filter thread,$(SAN)),tsan,san)
+OBJ      := $(B)/obj
+BIN      := $(B)/bin
+LIBEXEC  := $(B)/libexec/orchestrator
+# The vsock device fences against its guest, which no thread of ours is: TSan need not know.
+SANITIZE := $(if $(filter thread,$(SAN)),-fsanitize=thread -Wno-tsan,-fsanitize=address$(comma)undefined)
+OPT      := -O1 -g $(SANITIZE) -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 HARDEN   :=
-LDHARDEN := -fsanitize=address,undefined
+LDHARDEN := $(SANITIZE)
 PIE      :=
 endif
 GEN      := $(O)/gen
@@ -370,7 +396,8 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 
 # These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
-$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_serve: \
+$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_retry \
+$(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
 	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
@@ -382,6 +409,19 @@ unit:
 	@tests/run-unit $(O)/san/bin/unit
 .PHONY: unit-programs
 unit-programs: $(UNIT_BIN)
+
+# The units that have threads, under TSan. gRPC itself is not instrumented (tests/tsan.supp); TSan wants
+# an address space that is not random.
+TSAN_TESTS := test_control test_control_logs test_guest test_jobs test_serve test_store_queue test_vm_watch
+.PHONY: tsan
+tsan:
+	@$(MAKE) --no-print-directory SAN=thread $(TSAN_TESTS:%=$(O)/tsan/bin/unit/%)
+	@for t in $(TSAN_TESTS); do \
+		echo "$$t"; \
+		TSAN_OPTIONS="ignore_noninstrumented_modules=1 suppressions=tests/tsan.supp" \
+		timeout 600 setarch -R $(O)/tsan/bin/unit/$$t >$(O)/tsan/$$t.log 2>&1 || \
+			{ cat $(O)/tsan/$$t.log; exit 1; }; \
+	done
 
 # Programs that bring the vsock device, a QEMU and a guest together: a test and a benchmark.
 VSOCK_PROGRAMS := $(BIN)/tests/vsock_device $(BIN)/tests/vsock_bench
@@ -570,6 +610,6 @@ install: programs
 		install -m644 config/orchestrator.yaml $(DESTDIR)/etc/orchestrator/
 
 clean:
-	rm -rf $(O)/obj $(O)/san $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec
+	rm -rf $(O)/obj $(O)/san $(O)/tsan $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec
 
 -include $(shell find $(OBJ) -type f -name '*.d' 2>/dev/null)

@@ -62,7 +62,7 @@ _orchestrator() {
 		compopt -o filenames
 		COMPREPLY=($(compgen -f -X '!*.@(yaml|yml)' -- "$cur") $(compgen -d -- "$cur"))
 		;;
-	status | logs | result | wait | cancel)
+	status | logs | result | wait | cancel | retry)
 		COMPREPLY=($(compgen -W "$(orchestrator "${which[@]}" list jobs --no-start -n 1000 -q -o name 2>/dev/null)" -- "$cur"))
 		;;
 	esac

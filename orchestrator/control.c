@@ -34,6 +34,7 @@ static const struct rpc_service services[] = {
 	{&control_logs, control_handle_logs},
 	{&control_wait, control_handle_wait},
 	{&control_cancel, control_handle_cancel},
+	{&control_retry, control_handle_retry},
 	{&control_result, control_handle_result},
 	{&control_list_vms, control_handle_list_vms},
 	{&control_info, control_handle_info},

@@ -10,6 +10,7 @@ extern const struct rpc_method control_list_jobs;
 extern const struct rpc_method control_logs;
 extern const struct rpc_method control_wait;
 extern const struct rpc_method control_cancel;
+extern const struct rpc_method control_retry;
 extern const struct rpc_method control_result;
 extern const struct rpc_method control_list_vms;
 extern const struct rpc_method control_info;

@@ -1,10 +1,12 @@
 /* Calls that look at jobs and VMs, wait for them, end them. */
 #include "orchestrator/control_private.h"
 
+#include <limits.h>
 #include <string.h>
 
 #include "common/limits.h"
 #include "common/util.h"
+#include "orchestrator/attempt_files.h"
 
 #define REQUEST_MS 10000 /* a request is there with its call */
 #define LOOK_MS	   1000	 /* how long a caller that went away is waited for */
@@ -86,6 +88,7 @@ Control__V1__JobInfo *control_info_of(
 
 	info->has_queue_position = position > 0;
 	info->queue_position = position;
+	control_add_earlier(daemon, record, info);
 	return info;
 }
 
@@ -101,6 +104,19 @@ int control_send_job(
 	return rpc_send(call, &info->base, err);
 }
 
+static int send_attempt(struct rpc_call *call, struct daemon *daemon, const char *id, unsigned n,
+	struct error **err)
+{
+	_cleanup_job_record_ struct job_record *record = NULL;
+
+	if (control_get_attempt(daemon, id, n, &record, err) < 0)
+		return -1;
+	_cleanup_free_ char *dir = config_job_dir(daemon->config, id);
+	_cleanup_free_ char *files = attempt_files_dir(dir, n);
+	_cleanup_job_info_ Control__V1__JobInfo *info = record_to_info(record, files, RECORD_FULL);
+	return rpc_send(call, &info->base, err);
+}
+
 int control_handle_get_job(struct rpc_call *call, void *arg, struct error **err)
 {
 	struct daemon *daemon = arg;
@@ -109,7 +125,8 @@ int control_handle_get_job(struct rpc_call *call, void *arg, struct error **err)
 
 	if (control_recv(call, &request, err) < 0 || control_find(daemon, request->id, id, err) < 0)
 		return -1;
-	return control_send_job(call, daemon, id, err);
+	return request->attempt ? send_attempt(call, daemon, id, request->attempt, err)
+				: control_send_job(call, daemon, id, err);
 }
 
 /* --- listing --------------------------------------------------------------------------------- */
@@ -257,16 +274,22 @@ void control_unwatch(struct daemon *daemon, struct watch *watch)
 	watch_clear(watch);
 }
 
-/* timeout_ms 0 looks once. */
+/* How many attempts have ended, of a job that has not. */
+static unsigned ended_attempts(const struct watch_news *news)
+{
+	return news->attempt - (news->attempt && news->state != JOB_QUEUED);
+}
+
+/* timeout_ms 0 looks once. attempts: how many may have ended before it is worth telling. */
 static int wait_for_end(struct rpc_call *call, struct watch *watch, const char *id,
-	uint64_t timeout_ms, struct error **err)
+	uint64_t timeout_ms, unsigned attempts, struct error **err)
 {
 	uint64_t end = now_mono_usec() + timeout_ms * 1000;
 	struct watch_news news = {0};
 
 	/* How things stand is there already: jobs_watch() says it. */
 	watch_wait(watch, 0, &news);
-	while (!news.finished) {
+	while (!news.finished && ended_attempts(&news) <= attempts) {
 		uint64_t now = now_mono_usec();
 
 		if (news.stopping)
@@ -296,7 +319,8 @@ static int handle_wait(struct rpc_call *call, void *arg, struct error **err)
 	if (control_watch(daemon, id, &watch)) {
 		uint64_t timeout_ms = request->has_timeout_ms ? request->timeout_ms : UINT64_MAX;
 
-		r = wait_for_end(call, &watch, id, MIN(timeout_ms, WAIT_MS), err);
+		unsigned attempts = request->has_attempts ? request->attempts : UINT_MAX;
+		r = wait_for_end(call, &watch, id, MIN(timeout_ms, WAIT_MS), attempts, err);
 		control_unwatch(daemon, &watch);
 	}
 	return r < 0 ? -1 : control_send_job(call, daemon, id, err);

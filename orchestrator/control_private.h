@@ -12,6 +12,7 @@ int control_handle_result(struct rpc_call *call, void *daemon, struct error **er
 int control_handle_get_job(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_list_jobs(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_wait(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_retry(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_cancel(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_list_vms(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_info(struct rpc_call *call, void *daemon, struct error **err);
@@ -52,11 +53,24 @@ int control_find(
 /* The record as of now, from the loop if the job is live, else from the store. */
 int control_get(struct daemon *daemon, const char *id, struct job_record **ret,
 	uint32_t *ret_position, struct error **err);
+/* Attempt n of the job, with what the job has in common; 0: as control_get(). */
+int control_get_attempt(struct daemon *daemon, const char *id, unsigned n, struct job_record **ret,
+	struct error **err);
+/* The attempts that another followed, into the message of the job. */
+void control_add_earlier(
+	struct daemon *daemon, const struct job_record *record, Control__V1__JobInfo *info);
 /* The same as a message. */
 Control__V1__JobInfo *control_info_of(
 	struct daemon *daemon, const struct job_record *record, uint32_t position);
 int control_send_job(
 	struct rpc_call *call, struct daemon *daemon, const char *id, struct error **err);
+
+/* The directory of a job, its inputs/ being on the disk, and its entry in that of all jobs. */
+int control_sync_job_dir(const struct config *config, const char *dir, struct error **err);
+/* Commit the job, whose directory is ready; takes the record over. 0: ret_id is its id; 1: its key
+ * is that job's, and nothing was changed. */
+int control_promise(struct daemon *daemon, struct job_record *record, char ret_id[JOB_ID_SIZE],
+	struct error **err);
 
 /* Let the watch see the job. False: it is not live, the store has all there is to know. */
 bool control_watch(struct daemon *daemon, const char *id, struct watch *watch);

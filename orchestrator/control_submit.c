@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -73,6 +74,17 @@ static int check_request(
 	return submit_check_disk(daemon->config, err);
 }
 
+/* What makes a second request with the same key the same one: the spec as the submitter sent it,
+ * for what is filled in may be configured otherwise by then. */
+static void digest_request(const Job__V1__Spec *spec, uint8_t ret[crypto_hash_sha256_BYTES])
+{
+	size_t size = job__v1__spec__get_packed_size(spec);
+	_cleanup_free_ uint8_t *packed = xmalloc(size);
+
+	job__v1__spec__pack(spec, packed);
+	crypto_hash_sha256(ret, packed, size);
+}
+
 struct job_record *submit_make_record(
 	const struct config *config, uid_t caller, const Job__V1__Spec *spec, const char *key)
 {
@@ -85,6 +97,8 @@ struct job_record *submit_make_record(
 
 	job_id_make(now_real_usec(), record->id);
 	record->key = xstrdup(key);
+	if (key)
+		digest_request(spec, record->request_sha256);
 	record->state = JOB_QUEUED;
 	record->spec = jobspec_copy(spec);
 	record_fill_defaults(record->spec, &defaults);
@@ -134,6 +148,20 @@ static void on_missing(void *arg, const char *path, const char *reason)
 		return;
 	up->missing = str_printf("%s%s: %s", up->record->spec->inputs[number]->src,
 		path + strspn(path, "0123456789"), reason);
+}
+
+/* The digest comes of the bytes on their way to the disk. */
+static void on_entry(void *arg, const struct tree_entry *entry)
+{
+	struct upload *up = arg;
+	const Job__V1__Spec *spec = up->record->spec;
+	int number = input_number(entry->path, spec->n_inputs);
+
+	if (entry->directory || number < 0)
+		return;
+	_cleanup_free_ char *path = str_printf("%s%s", spec->inputs[number]->dest,
+		entry->path + strspn(entry->path, "0123456789"));
+	input_list_add(up->record->inputs, path, entry->size, entry->sha256);
 }
 
 static int take_record(struct upload *up, const Job__V1__FileRecord *record, struct error **err)
@@ -188,13 +216,18 @@ static int make_dir(struct upload *up, struct error **err)
 	return 0;
 }
 
+int control_sync_job_dir(const struct config *config, const char *dir, struct error **err)
+{
+	_cleanup_free_ char *jobs_dir = config_job_dir(config, "");
+
+	return sync_dir(dir, err) < 0 ? -1 : sync_dir(jobs_dir, err);
+}
+
 static int sync_dirs(struct upload *up, struct error **err)
 {
-	_cleanup_free_ char *jobs_dir = config_job_dir(up->daemon->config, "");
-
 	if (fsync(up->inputs_fd) < 0)
 		return error_errno(err, errno, "%s/inputs", up->dir);
-	return sync_dir(up->dir, err) < 0 ? -1 : sync_dir(jobs_dir, err);
+	return control_sync_job_dir(up->daemon->config, up->dir, err);
 }
 
 /* A job without inputs has no directory before its attempt begins. */
@@ -216,6 +249,7 @@ static int take_files(struct upload *up, struct error **err)
 		.gid = (gid_t)-1,
 		.mode_mask = 0777,
 		.durable = true,
+		.on_entry = on_entry,
 		.on_missing = on_missing,
 		.arg = up,
 	};
@@ -226,6 +260,7 @@ static int take_files(struct upload *up, struct error **err)
 		return take_end(up, err);
 	if (make_dir(up, err) < 0)
 		return -1;
+	up->record->inputs = input_list_new();
 	up->writer = tree_writer_new(up->inputs_fd, &options);
 	if (control_sit(SEATS_MOVING, err) < 0)
 		return -1;
@@ -266,28 +301,35 @@ static void loop_submit(void *arg)
 	jobs_submit(promise->daemon->jobs, &promise->job, 1, promised, promise);
 }
 
-/* Commit. ret_id becomes the job's id, or, with ERR_EXISTS, the id of the job that has the key. */
-static int commit(struct upload *up, char ret_id[JOB_ID_SIZE], struct error **err)
+int control_promise(struct daemon *daemon, struct job_record *record, char ret_id[JOB_ID_SIZE],
+	struct error **err)
 {
-	struct promise promise = {.daemon = up->daemon, .job.record = up->record};
+	struct promise promise = {.daemon = daemon, .job.record = record};
 
-	up->record->result.times[STAGE_SUBMITTED] = now_real_usec();
-	memcpy(ret_id, up->record->id, JOB_ID_SIZE);
-	up->record = NULL; /* the jobs' from now on, in every case */
+	record->result.times[STAGE_SUBMITTED] = now_real_usec();
+	memcpy(ret_id, record->id, JOB_ID_SIZE);
 	latch_init(&promise.done);
-	loop_post(up->daemon->loop, loop_submit, &promise);
+	loop_post(daemon->loop, loop_submit, &promise);
 	latch_wait(&promise.done);
 	FAILPOINT("submit.committed");
-	if (!promise.error) {
-		up->dir_made = false; /* not ours to remove any more */
+	if (!promise.error)
 		return 0;
-	}
 	if (promise.error->code == ERR_EXISTS && promise.job.other[0]) {
 		memcpy(ret_id, promise.job.other, JOB_ID_SIZE);
 		error_free(promise.error);
-		return 0;
+		return 1;
 	}
 	return error_move(err, promise.error);
+}
+
+/* Commit. ret_id becomes the job's id, or the id of the job that has the key. */
+static int commit(struct upload *up, char ret_id[JOB_ID_SIZE], struct error **err)
+{
+	int r = control_promise(up->daemon, steal_ptr(up->record), ret_id, err);
+
+	if (r == 0)
+		up->dir_made = false; /* not ours to remove any more */
+	return r < 0 ? -1 : 0;
 }
 
 struct key_lookup {
@@ -303,17 +345,25 @@ static int store_by_key(struct store *store, void *arg, struct error **err)
 }
 
 /* 1: the key has its job already, and what else the caller sends is of no interest. */
-static int find_by_key(
-	struct upload *up, const char *key, char ret_id[JOB_ID_SIZE], struct error **err)
+static int find_by_key(struct upload *up, const Control__V1__SubmitRequest *request,
+	char ret_id[JOB_ID_SIZE], struct error **err)
 {
+	const char *key = request->key;
 	struct key_lookup lookup = {key, ret_id};
+	_cleanup_job_record_ struct job_record *other = NULL;
 	_cleanup_error_ struct error *why = NULL;
+	uint8_t sha256[crypto_hash_sha256_BYTES];
+	uint32_t position;
 	int r;
 
 	if (!key)
 		return 0;
 	if (store_queue_call(up->daemon->queue, store_by_key, &lookup, &why) < 0)
 		return why->code == ERR_NOT_FOUND ? 0 : error_move(err, steal_ptr(why));
+	digest_request(request->spec, sha256);
+	if (control_get(up->daemon, ret_id, &other, &position, err) < 0 ||
+		record_check_same(other, key, sha256, err) < 0)
+		return -1;
 	do {
 		_cleanup_message_ ProtobufCMessage *ignored = NULL;
 
@@ -331,7 +381,7 @@ static int submit(struct upload *up, char ret_id[JOB_ID_SIZE], struct error **er
 		check_request(up->daemon, request, err) < 0)
 		return -1;
 	FAILPOINT("submit.received");
-	r = find_by_key(up, request->key, ret_id, err);
+	r = find_by_key(up, request, ret_id, err);
 	if (r != 0)
 		return r < 0 ? -1 : 0;
 	FAILPOINT("submit.keyed");

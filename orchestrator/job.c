@@ -9,15 +9,15 @@
  *   queued --> starting --> running --> collecting --> finished
  *     |           |            |                          ^
  *     +-----------+------------+--------------------------+
- */
+ *
+ * and back to the queue when another attempt is to follow (retry.h). */
 #define BIT(state) (1u << (state))
 
 static const unsigned followers[] = {
 	[JOB_QUEUED] = BIT(JOB_STARTING) | BIT(JOB_FINISHED),
-	/* Back to the queue only when its daemon ended before the program began (recover.c). */
 	[JOB_STARTING] = BIT(JOB_QUEUED) | BIT(JOB_RUNNING) | BIT(JOB_FINISHED),
-	[JOB_RUNNING] = BIT(JOB_COLLECTING) | BIT(JOB_FINISHED),
-	[JOB_COLLECTING] = BIT(JOB_FINISHED),
+	[JOB_RUNNING] = BIT(JOB_QUEUED) | BIT(JOB_COLLECTING) | BIT(JOB_FINISHED),
+	[JOB_COLLECTING] = BIT(JOB_QUEUED) | BIT(JOB_FINISHED),
 	[JOB_FINISHED] = 0,
 };
 

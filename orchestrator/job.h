@@ -6,11 +6,11 @@
 
 #include "job.pb-c.h"
 
-/* queued -> starting -> running -> collecting -> finished; any of them -> finished; starting ->
- * queued when its daemon ended. The table of moves stands in job.c; every change of state goes
- * through job_state_may_follow(). */
+/* queued -> starting -> running -> collecting -> finished; any of them -> finished; those of an
+ * attempt -> queued when another attempt follows. The table of moves stands in job.c; every change
+ * of state goes through job_state_may_follow(). */
 enum job_state {
-	JOB_QUEUED = 1, /* committed; has no VM */
+	JOB_QUEUED = 1, /* committed; waits for its first attempt, or for another */
 	JOB_STARTING,	/* a VM is being made for it */
 	JOB_RUNNING,	/* its program runs in the guest */
 	JOB_COLLECTING, /* the program ended; its files come home */

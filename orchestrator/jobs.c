@@ -41,6 +41,7 @@ static void job_free(struct job *job)
 	loop_timer_stop(job->retry);
 	job_record_free(job->record);
 	job_record_free(job->final);
+	job_record_free(job->next);
 	pthread_mutex_destroy(&job->output.lock);
 	free(job->cancel_why);
 	free(job->dir);
@@ -65,17 +66,24 @@ static void remember(struct jobs *jobs, struct job *job)
 	jobs->counts.live++;
 }
 
-static void add(struct jobs *jobs, struct job *job)
+void job_enqueue(struct job *job)
 {
 	const struct job_record *record = job->record;
+	struct jobs *jobs = job->jobs;
 
-	remember(jobs, job);
 	jobs->counts.queued++;
 	job->item.share = record->share ? record->share : "";
 	job->item.priority = record->spec->priority;
 	job->item.since = record->result.times[STAGE_SUBMITTED];
+	job->item.not_before = record->not_before;
 	job->item.demand = jobs_demand(record->spec);
 	queue_add(&jobs->queue, &job->item, now_real_usec());
+}
+
+static void add(struct jobs *jobs, struct job *job)
+{
+	remember(jobs, job);
+	job_enqueue(job);
 }
 
 void job_release(struct job *job)
@@ -114,6 +122,7 @@ void jobs_free(struct jobs *jobs)
 	queue_clear(&jobs->queue);
 	tdestroy(jobs->by_id, free_node);
 	loop_timer_stop(jobs->pause);
+	loop_timer_stop(jobs->due);
 	free(jobs->stop_why);
 	free(jobs);
 }
@@ -241,7 +250,7 @@ static int check_cancellable(const struct job *job, const char *id, struct error
 {
 	if (!job)
 		return error_set(err, ERR_NOT_FOUND, "no job %s is live", id);
-	if (job->ended)
+	if (job->ended && !job->next)
 		return error_set(err, ERR_STATE, "job %s has already ended", id);
 	if (job->cancelling)
 		return error_set(err, ERR_STATE, "job %s is being cancelled already", id);
@@ -258,6 +267,10 @@ void jobs_cancel(struct jobs *jobs, const char *id, const char *why, jobs_done d
 		return;
 	}
 	job->cancelling = true;
+	if (job->next || job->between) {
+		job_cancel_between(job, why, done, arg);
+		return;
+	}
 	if (job->attempt) {
 		attempt_cancel(job->attempt, why);
 		done(arg, NULL);
@@ -274,6 +287,12 @@ void jobs_cancel(struct jobs *jobs, const char *id, const char *why, jobs_done d
 	job_end(job, OUTCOME_CANCELLED, EXIT_CANCELLED, why);
 }
 
+/* Without an attempt: in the queue, or on its way there. */
+static bool job_waits(const struct job *job)
+{
+	return queue_holds(&job->item) || (job->between && !job->ended);
+}
+
 static void tell_stopping(const void *node, VISIT visit, int depth)
 {
 	(void)depth;
@@ -281,8 +300,8 @@ static void tell_stopping(const void *node, VISIT visit, int depth)
 		return;
 	struct job *job = *(struct job *const *)node;
 	for (struct watch *watch = job->watches; watch; watch = watch->next) {
-		if (queue_holds(&job->item))
-			watch_tell(watch, job->record->state, false, true);
+		if (job_waits(job))
+			watch_tell(watch, job->record->state, job->record->attempt, false, true);
 	}
 }
 
@@ -317,13 +336,13 @@ struct job_record *jobs_snapshot(struct jobs *jobs, const char *id, uint32_t *re
 void job_tell_watches(struct job *job, bool finished)
 {
 	for (struct watch *watch = job->watches; watch; watch = watch->next)
-		watch_tell(watch, job->record->state, finished, false);
+		watch_tell(watch, job->record->state, job->record->attempt, finished, false);
 }
 
 void job_tell_lost(struct job *job)
 {
 	for (struct watch *watch = job->watches; watch; watch = watch->next)
-		watch_tell(watch, job->record->state, false, true);
+		watch_tell(watch, job->record->state, job->record->attempt, false, true);
 }
 
 bool jobs_watch(struct jobs *jobs, const char *id, struct watch *watch)
@@ -335,8 +354,8 @@ bool jobs_watch(struct jobs *jobs, const char *id, struct watch *watch)
 	memcpy(watch->job_id, job->record->id, sizeof(watch->job_id));
 	watch->next = job->watches;
 	job->watches = watch;
-	watch_tell(watch, job->record->state, job->committed,
-		jobs->stopping && queue_holds(&job->item));
+	watch_tell(watch, job->record->state, job->record->attempt, job->committed,
+		jobs->stopping && job_waits(job));
 	return true;
 }
 

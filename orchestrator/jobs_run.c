@@ -6,6 +6,7 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/attempt_files.h"
 #include "orchestrator/ballast.h"
 #include "orchestrator/results.h"
 #include "orchestrator/scheduler.h"
@@ -58,7 +59,7 @@ static void vm_gone(struct job *job)
 
 /* result.json is a copy for people: the store's record is what counts, and the file can be made
  * from it again. So a failure to write it does not undo the end. */
-static void write_result_json(const struct job *job)
+void job_write_result(const struct job *job)
 {
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_free_ char *text = record_result_json(job->final);
@@ -79,7 +80,12 @@ static int store_finish(struct store *store, void *arg, struct error **err)
 	struct job *job = arg;
 
 	FAILPOINT("end.writing");
-	write_result_json(job);
+	/* One that ended between two attempts has a result.json of its own. */
+	if (job->ended_waiting && attempt_files_keep(job->dir, job->final->attempt, err) < 0) {
+		log_warn(job->final->id, "%s", (*err)->text);
+		error_free(steal_ptr(*err));
+	}
+	job_write_result(job);
 	FAILPOINT("end.json");
 	return store->ops->finish(store, job->final, err);
 }
@@ -123,6 +129,11 @@ static void end_committed(void *arg, struct error *error)
 		job->retry = loop_timer_start(jobs->env.loop, RETRY_MS, 0, commit_end, job);
 		return;
 	}
+	if (!error && job->next) {
+		job_requeued(job);
+		jobs_changed(jobs);
+		return;
+	}
 	if (error)
 		job_tell_lost(job);
 	else
@@ -142,7 +153,8 @@ static void commit_end(void *arg)
 	loop_timer_stop(steal_ptr(job->retry));
 	job->final->result.times[STAGE_RECORDED] = now_real_usec();
 	job->jobs->pending++;
-	store_queue_post(job->jobs->env.store, store_finish, end_committed, job);
+	store_queue_post(job->jobs->env.store, job->next ? job_store_requeue : store_finish,
+		end_committed, job);
 }
 
 /* The outcome is known: take it over, with what times the attempt itself did not see. */
@@ -157,6 +169,7 @@ static void end_with(struct job *job, const struct job_result *result)
 	}
 	FAILPOINT("end.known");
 	job->ended = true;
+	job->ended_waiting = job->record->state == JOB_QUEUED && job->record->attempt;
 	job->final = job_record_copy(job->record);
 	job->final->state = JOB_FINISHED;
 	job_result_clear(&job->final->result);
@@ -165,6 +178,7 @@ static void end_with(struct job *job, const struct job_result *result)
 		if (!job->final->result.times[i])
 			job->final->result.times[i] = job->record->result.times[i];
 	}
+	job_plan_retry(job);
 	commit_end(job);
 }
 
@@ -217,6 +231,7 @@ static void moved(struct job *job, enum job_state state)
 
 struct destruction {
 	char id[JOB_ID_SIZE];
+	unsigned attempt;
 	uint64_t at_usec;
 };
 
@@ -224,7 +239,7 @@ static int store_destroyed(struct store *store, void *arg, struct error **err)
 {
 	const struct destruction *d = arg;
 
-	return store->ops->destroyed(store, d->id, d->at_usec, err);
+	return store->ops->destroyed(store, d->id, d->attempt, d->at_usec, err);
 }
 
 static void destruction_recorded(void *arg, struct error *error)
@@ -243,14 +258,19 @@ static void gone(struct job *job)
 	FAILPOINT("end.gone");
 	/* The attempt says so last, so that its thread is at its end. */
 	attempt_free(steal_ptr(job->attempt));
-	if (!job->ended)
+	if (!job->ended && !job->between)
 		job_end(job, OUTCOME_INFRA, EXIT_INFRA, "the attempt ended without an outcome");
 	d->at_usec = now_real_usec();
 	memcpy(d->id, job->record->id, sizeof(d->id));
-	job->record->result.times[STAGE_DESTROYED] = d->at_usec;
+	d->attempt = job->record->attempt;
+	if (!job->between)
+		job->record->result.times[STAGE_DESTROYED] = d->at_usec;
 	store_queue_post(jobs->env.store, store_destroyed, destruction_recorded, d);
 	vm_gone(job);
-	job_release(job);
+	if (job->between && !job->ended)
+		job_go_back(job);
+	else
+		job_release(job);
 	jobs_schedule(jobs);
 	jobs_changed(jobs);
 }
@@ -281,13 +301,15 @@ static void apply(void *arg)
 	switch (event->type) {
 	case ATTEMPT_VM:
 		job->vm = posted->vm;
-		snprintf(job->record->vm, sizeof(job->record->vm), "%s", posted->vm.id);
+		/* Between two attempts the record is the next one's already. */
+		if (!job->between)
+			snprintf(job->record->vm, sizeof(job->record->vm), "%s", posted->vm.id);
 		break;
 	case ATTEMPT_STATE:
 		moved(job, event->state);
 		break;
 	case ATTEMPT_STAGE:
-		if ((unsigned)event->stage < STAGES)
+		if ((unsigned)event->stage < STAGES && !job->between)
 			job->record->result.times[event->stage] = event->usec;
 		break;
 	case ATTEMPT_OUTPUT:
@@ -378,6 +400,9 @@ static int store_claim(struct store *store, void *arg, struct error **err)
 	/* With inputs it is there since the submit. */
 	if (ballast_check_room(err) < 0 || make_dirs(inputs, 0700, err) < 0)
 		return -1;
+	if (claim->record->attempt > 1 &&
+		attempt_files_keep(claim->job->dir, claim->record->attempt - 1, err) < 0)
+		return -1;
 	return store->ops->claim(store, claim->record, err);
 }
 
@@ -451,6 +476,7 @@ static void begin(struct job *job)
 	claim->record->epoch++;
 	claim->record->attempt++;
 	claim->record->state = JOB_STARTING;
+	claim->record->not_before = 0;
 	claim->record->result.times[STAGE_STARTED] = now_real_usec();
 	jobs->pending++;
 	store_queue_post(jobs->env.store, store_claim, claimed, claim);
@@ -474,7 +500,8 @@ void jobs_schedule(struct jobs *jobs)
 
 		item = scheduler_next(&view, &jobs->queue);
 		if (!item)
-			return;
+			break;
 		begin((struct job *)((char *)item - offsetof(struct job, item)));
 	}
+	jobs_arm_due(jobs);
 }

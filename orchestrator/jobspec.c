@@ -8,6 +8,7 @@
 #include "common/limits.h"
 #include "common/util.h"
 #include "orchestrator/jobspec_rules.h"
+#include "orchestrator/retry.h"
 
 /* clang-format off */
 #define AT(type, member)    YAML_AT(Job__V1__##type, member)
@@ -69,6 +70,20 @@ static const struct yaml_key limits_keys[] = {
 static const struct yaml_table limits_table = {
 	"limits", sizeof(limits_initial), YAML_KEYS(limits_keys), .initial = &limits_initial};
 
+static const Job__V1__Retry retry_initial = JOB__V1__RETRY__INIT;
+static const struct yaml_key retry_keys[] = {
+	{"max_attempts", YT_UINT, AT(Retry, max_attempts), HAS(Retry, has_max_attempts),
+		.required = true, .min = 1, .max = LIMIT_ATTEMPTS},
+	{"on", YT_STRINGS, AT(Retry, on), COUNT(Retry, n_on), .min = 1, .max = RETRY_CLASS_COUNT,
+		.check = retry_class_problem, .hint = "such as [infra, agent_lost]"},
+	{"backoff", YT_DURATION, AT(Retry, backoff_ms), HAS(Retry, has_backoff_ms),
+		.max = LIMIT_BACKOFF_MS},
+	{"max_backoff", YT_DURATION, AT(Retry, max_backoff_ms), HAS(Retry, has_max_backoff_ms),
+		.max = LIMIT_BACKOFF_MS},
+};
+static const struct yaml_table retry_table = {
+	"retry", sizeof(retry_initial), YAML_KEYS(retry_keys), .initial = &retry_initial};
+
 static const struct yaml_key job_keys[] = {
 	{"name", YT_STRING, AT(Spec, name), .check = rule_name},
 	{"image", YT_STRING, AT(Spec, image), .required = true, .check = rule_name},
@@ -95,6 +110,8 @@ static const struct yaml_key job_keys[] = {
 		.hint = "such as {cpus: 2, memory: 1G}"},
 	{"limits", YT_TABLE, AT(Spec, limits), .table = &limits_table,
 		.hint = "such as {output: 16M}"},
+	{"retry", YT_TABLE, AT(Spec, retry), .table = &retry_table,
+		.hint = "such as {max_attempts: 3}"},
 	{"priority", YT_INT, AT(Spec, priority), HAS(Spec, has_priority), .max = LIMIT_PRIORITY},
 	{"ttl_after_finished", YT_DURATION, AT(Spec, ttl_after_finished_ms),
 		HAS(Spec, has_ttl_after_finished_ms), .max = LIMIT_TTL_MS},
@@ -254,6 +271,26 @@ static int verify_numbers(
 	return 0;
 }
 
+static int verify_retry(const Job__V1__Retry *retry, struct error **err)
+{
+	const char *names[RETRY_CLASS_COUNT];
+
+	if (!retry->has_max_attempts)
+		return error_set(err, ERR_INVALID, "retry: the key \"max_attempts\" is missing");
+	if (verify_numbers(&retry_table, retry, "retry.", err) < 0 ||
+		check_count(err, retry->n_on, RETRY_CLASS_COUNT, "retry.on") < 0)
+		return -1;
+	for (size_t i = 0; i < retry->n_on; i++) {
+		names[i] = retry->on[i];
+		if (check_item(err, retry_class_problem(names[i]), "retry.on", i, "") < 0)
+			return -1;
+	}
+	if (retry->has_backoff_ms && retry->has_max_backoff_ms &&
+		retry->max_backoff_ms < retry->backoff_ms)
+		return error_set(err, ERR_INVALID, "retry.max_backoff: is less than retry.backoff");
+	return check_distinct(err, names, retry->n_on, "retry.on");
+}
+
 /* A field that this version does not know, in the message or in one within it. It could not be kept
  * to the letter either: protobuf-c takes field numbers that it refuses when they come back. */
 static bool has_unknown_field(const ProtobufCMessage *message)
@@ -305,7 +342,9 @@ int jobspec_verify(const Job__V1__Spec *spec, struct error **err)
 	if (spec->resources &&
 		verify_numbers(&resources_table, spec->resources, "resources.", err) < 0)
 		return -1;
-	return spec->limits ? verify_numbers(&limits_table, spec->limits, "limits.", err) : 0;
+	if (spec->limits && verify_numbers(&limits_table, spec->limits, "limits.", err) < 0)
+		return -1;
+	return spec->retry ? verify_retry(spec->retry, err) : 0;
 }
 
 Job__V1__Spec *jobspec_copy(const Job__V1__Spec *spec)

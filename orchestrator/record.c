@@ -3,6 +3,7 @@
 #include <jansson.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/limits.h"
@@ -30,6 +31,7 @@ void job_record_free(struct job_record *record)
 		return;
 	free(record->key);
 	free(record->share);
+	input_list_unref(record->inputs);
 	if (record->spec)
 		job__v1__spec__free_unpacked(record->spec, NULL);
 	job_result_clear(&record->result);
@@ -51,9 +53,24 @@ struct job_record *job_record_copy(const struct job_record *record)
 
 	copy->key = xstrdup(record->key);
 	copy->share = xstrdup(record->share);
+	copy->inputs = input_list_ref(record->inputs);
 	copy->spec = record->spec ? spec_copy(record->spec) : NULL;
 	job_result_copy(&copy->result, &record->result);
 	return copy;
+}
+
+struct job_record *record_back_in_queue(const struct job_record *record, uint64_t not_before)
+{
+	struct job_record *next = job_record_copy(record);
+	uint64_t submitted = record->result.times[STAGE_SUBMITTED];
+
+	job_result_clear(&next->result);
+	next->result.times[STAGE_SUBMITTED] = submitted;
+	next->epoch++;
+	next->state = JOB_QUEUED;
+	next->not_before = not_before;
+	next->vm[0] = '\0';
+	return next;
 }
 
 static uint32_t id_seed;
@@ -112,6 +129,22 @@ void record_fill_defaults(Job__V1__Spec *spec, const struct job_defaults *defaul
 	}
 	FILL(spec->limits, output_bytes, DEFAULT_OUTPUT);
 	FILL(spec->limits, artifact_bytes, DEFAULT_ARTIFACTS);
+}
+
+int record_check_same(const struct job_record *other, const char *key, const uint8_t sha256[32],
+	struct error **err)
+{
+	static const uint8_t unknown[sizeof(other->request_sha256)];
+
+	/* One of a store of before version 3 does not say. */
+	if (memcmp(other->request_sha256, unknown, sizeof(unknown)) == 0 ||
+		memcmp(other->request_sha256, sha256, sizeof(unknown)) == 0)
+		return 0;
+	_cleanup_free_ char *shown = str_escape(key, strlen(key), false);
+	return error_set(err, ERR_EXISTS,
+		"the key '%s' is job %s's, which was submitted with another spec; another job "
+		"needs another key",
+		shown, other->id);
 }
 
 char *record_share_of(const Job__V1__Spec *spec, uid_t submitter)
@@ -214,27 +247,54 @@ static void wall_from_info(const Control__V1__Wall *info, struct job_wall *wall)
 	wall->libvirt_uri = xstrdup(info->libvirt_uri);
 }
 
-static void artifacts_to_info(
-	const struct job_result *result, uint64_t room, Control__V1__JobInfo *info)
+/* As many as there is room for, of which the rest is left. */
+static void files_to_info(const struct job_artifact *files, size_t n, uint64_t *room,
+	Control__V1__Artifact ***ret, size_t *ret_n)
 {
-	if (!result->n_artifacts)
+	if (!n)
 		return;
-	info->artifacts = xcalloc(result->n_artifacts, sizeof(*info->artifacts));
-	for (size_t i = 0; i < result->n_artifacts; i++) {
-		const struct job_artifact *from = &result->artifacts[i];
+	*ret = xcalloc(n, sizeof(**ret));
+	for (size_t i = 0; i < n; i++) {
+		const struct job_artifact *from = &files[i];
 		uint64_t takes = strlen(from->path) + sizeof(from->sha256) + 32;
 
-		if (takes > room)
+		if (takes > *room)
 			return; /* result.json has them all */
-		room -= takes;
+		*room -= takes;
 		Control__V1__Artifact *to = xmalloc(sizeof(*to));
 		control__v1__artifact__init(to);
 		to->path = xstrdup(from->path);
 		to->size = from->size;
 		to->sha256.data = xmemdup(from->sha256, sizeof(from->sha256));
 		to->sha256.len = sizeof(from->sha256);
-		info->artifacts[info->n_artifacts++] = to;
+		(*ret)[(*ret_n)++] = to;
 	}
+}
+
+Control__V1__InputList *record_inputs_to_list(const struct input_list *inputs)
+{
+	uint64_t room = UINT64_MAX;
+
+	if (!inputs)
+		return NULL;
+	Control__V1__InputList *list = xmalloc(sizeof(*list));
+	control__v1__input_list__init(list);
+	files_to_info(inputs->files, inputs->n, &room, &list->files, &list->n_files);
+	return list;
+}
+
+struct input_list *record_inputs_from_list(const Control__V1__InputList *list)
+{
+	struct input_list *inputs = input_list_new();
+
+	for (size_t i = 0; i < list->n_files; i++) {
+		const Control__V1__Artifact *file = list->files[i];
+		uint8_t sha256[32] = {0};
+
+		memcpy(sha256, file->sha256.data, MIN(file->sha256.len, sizeof(sha256)));
+		input_list_add(inputs, file->path, file->size, sha256);
+	}
+	return inputs;
 }
 
 static void artifacts_from_info(const Control__V1__JobInfo *info, struct job_result *result)
@@ -260,6 +320,37 @@ static Job__V1__Spec *spec_stub(void)
 	return spec;
 }
 
+/* What is neither a column of the store's nor of one attempt. */
+static void rest_to_info(const struct job_record *record, Control__V1__JobInfo *info)
+{
+	static const uint8_t none[sizeof(record->request_sha256)];
+
+	if (record->restarts)
+		SET(info, restarts, record->restarts);
+	if (record->not_before)
+		SET(info, not_before, record->not_before);
+	if (record->retried_from[0])
+		info->retried_from = xstrdup(record->retried_from);
+	if (memcmp(record->request_sha256, none, sizeof(none)) != 0) {
+		info->has_request_sha256 = true;
+		info->request_sha256.data = xmemdup(record->request_sha256, sizeof(none));
+		info->request_sha256.len = sizeof(none);
+	}
+}
+
+void record_rest_from_info(const Control__V1__JobInfo *info, struct job_record *record)
+{
+	record->share = xstrdup(info->share);
+	record->restarts = info->restarts;
+	record->not_before = info->not_before;
+	if (info->retried_from)
+		snprintf(record->retried_from, sizeof(record->retried_from), "%s",
+			info->retried_from);
+	if (info->request_sha256.len == sizeof(record->request_sha256))
+		memcpy(record->request_sha256, info->request_sha256.data,
+			sizeof(record->request_sha256));
+}
+
 Control__V1__JobInfo *record_to_info(
 	const struct job_record *record, const char *result_dir, enum record_detail detail)
 {
@@ -268,7 +359,8 @@ Control__V1__JobInfo *record_to_info(
 
 	control__v1__job_info__init(info);
 	info->id = xstrdup(record->id);
-	info->spec = detail == RECORD_STORE ? spec_stub() : spec_copy(record->spec);
+	info->spec = detail == RECORD_STORE || detail == RECORD_EARLIER ? spec_stub()
+									: spec_copy(record->spec);
 	info->state = (Control__V1__State)record->state;
 	info->times = times_to_info(result->times);
 	info->result_dir = xstrdup(result_dir);
@@ -286,15 +378,21 @@ Control__V1__JobInfo *record_to_info(
 		SET(info, cpu_usec, result->cpu_usec);
 		SET(info, stdout_truncated, result->stdout_truncated);
 		SET(info, stderr_truncated, result->stderr_truncated);
-		info->wall = wall_to_info(&result->wall, detail != RECORD_BRIEF);
+		info->wall = wall_to_info(
+			&result->wall, detail == RECORD_FULL || detail == RECORD_STORE);
 	}
+	rest_to_info(record, info);
 	if (result->signal)
 		SET(info, signal, result->signal);
 	SET(info, stdout_bytes, result->stdout_bytes);
 	SET(info, stderr_bytes, result->stderr_bytes);
-	if (detail != RECORD_BRIEF)
-		artifacts_to_info(
-			result, detail == RECORD_STORE ? UINT64_MAX : ARTIFACTS_ROOM, info);
+	uint64_t room = detail == RECORD_STORE ? UINT64_MAX : ARTIFACTS_ROOM;
+	if (detail == RECORD_FULL || detail == RECORD_STORE)
+		files_to_info(result->artifacts, result->n_artifacts, &room, &info->artifacts,
+			&info->n_artifacts);
+	if (detail == RECORD_FULL && record->inputs)
+		files_to_info(record->inputs->files, record->inputs->n, &room, &info->inputs,
+			&info->n_inputs);
 	return info;
 }
 
@@ -345,12 +443,12 @@ static json_t *json_times(const uint64_t times[STAGES])
 	return object;
 }
 
-static json_t *json_artifacts(const struct job_result *result)
+static json_t *json_files(const struct job_artifact *files, size_t n)
 {
 	json_t *array = json_array();
 
-	for (size_t i = 0; i < result->n_artifacts; i++) {
-		const struct job_artifact *artifact = &result->artifacts[i];
+	for (size_t i = 0; i < n; i++) {
+		const struct job_artifact *artifact = &files[i];
 		_cleanup_free_ char *digest =
 			hex_encode(artifact->sha256, sizeof(artifact->sha256));
 
@@ -383,12 +481,15 @@ static json_t *json_stream(uint64_t bytes, bool truncated)
 char *record_result_json(const struct job_record *record)
 {
 	const struct job_result *result = &record->result;
+	const struct input_list *inputs = record->inputs;
 	json_t *object = json_object();
 
 	json_object_set_new(object, "id", json_text(record->id));
 	json_object_set_new(object, "name", json_text(record->spec->name));
 	json_object_set_new(object, "image", json_text(record->spec->image));
 	json_object_set_new(object, "attempt", json_integer(record->attempt));
+	json_object_set_new(object, "retried_from",
+		json_text(record->retried_from[0] ? record->retried_from : NULL));
 	json_object_set_new(object, "vm", json_text(record->vm[0] ? record->vm : NULL));
 	json_object_set_new(object, "outcome", json_text(job_outcome_name(result->outcome)));
 	json_object_set_new(object, "exit_code", json_integer(result->exit_code));
@@ -403,7 +504,10 @@ char *record_result_json(const struct job_record *record)
 	json_object_set_new(
 		object, "max_rss_bytes", json_integer((json_int_t)result->max_rss_bytes));
 	json_object_set_new(object, "cpu_usec", json_integer((json_int_t)result->cpu_usec));
-	json_object_set_new(object, "artifacts", json_artifacts(result));
+	json_object_set_new(object, "inputs",
+		json_files(inputs ? inputs->files : NULL, inputs ? inputs->n : 0));
+	json_object_set_new(
+		object, "artifacts", json_files(result->artifacts, result->n_artifacts));
 	json_object_set_new(object, "left_out", json_text(result->left_out));
 	json_object_set_new(object, "wall", json_wall(&result->wall));
 

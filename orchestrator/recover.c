@@ -7,10 +7,8 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/retry.h"
 #include "orchestrator/vm_note.h"
-
-/* How often a job may be started again because the daemon ended before its program began. */
-#define MAX_STARTS 5
 
 struct found {
 	struct job_record **records;
@@ -36,10 +34,9 @@ static void found_free(struct found *found)
 
 /* What becomes of a job that was not finished. */
 enum fate {
-	FATE_QUEUED,  /* it waits, as it did */
-	FATE_ADOPT,   /* its VM runs: it is taken up */
-	FATE_REQUEUE, /* its program was never started: from the beginning */
-	FATE_LOST,    /* its program may have run, and its VM is gone */
+	FATE_QUEUED, /* it waits, as it did */
+	FATE_ADOPT,  /* its VM runs: it is taken up */
+	FATE_LOST,   /* its VM is gone, or never came to be: the attempt has ended */
 };
 
 /* Notes of the VMs that may be taken up, by the jobs' place in found. */
@@ -91,11 +88,7 @@ static enum fate decide(
 {
 	if (record->state == JOB_QUEUED)
 		return FATE_QUEUED;
-	if (note->id[0])
-		return is_there(all, note->id) ? FATE_ADOPT : FATE_LOST;
-	/* A job whose start is the daemon's end must not be that for ever. */
-	return record->state == JOB_STARTING && record->attempt < MAX_STARTS ? FATE_REQUEUE
-									     : FATE_LOST;
+	return note->id[0] && is_there(all, note->id) ? FATE_ADOPT : FATE_LOST;
 }
 
 static void merge_times(struct job_record *record, const struct vm_note *note)
@@ -105,37 +98,62 @@ static void merge_times(struct job_record *record, const struct vm_note *note)
 			record->result.times[i] = note->times[i];
 }
 
-static int requeue(struct store *store, struct job_record *record, struct error **err)
+/* The attempt's terminal record, and the job back in the queue. */
+static int requeue(struct store *store, struct job_record **record, enum retry_answer answer,
+	uint64_t not_before, struct error **err)
 {
-	if (!job_state_may_follow(record->state, JOB_QUEUED))
-		return error_set(err, ERR_INTERNAL, "job %s cannot be queued again", record->id);
-	log_info(record->id, "was being started when the daemon ended: it waits again");
-	memset(&record->result.times[STAGE_STARTED], 0,
-		sizeof(record->result.times) - STAGE_STARTED * sizeof(record->result.times[0]));
-	record->epoch++;
-	record->state = JOB_QUEUED;
-	record->vm[0] = 0;
-	return store->ops->take_over(store, record, err);
+	_cleanup_job_record_ struct job_record *ended = *record;
+
+	*record = record_back_in_queue(ended, not_before);
+	if (answer == RETRY_RESTART)
+		(*record)->restarts++;
+	ended->state = JOB_FINISHED;
+	ended->not_before = not_before;
+	log_info(ended->id, "%s: it waits again", ended->result.error);
+	return store->ops->requeue(store, ended, *record, err);
 }
 
-static int end_lost(struct store *store, struct job_record *record, struct error **err)
+static int end_lost(struct store *store, struct job_record **found, const struct vm_note *note,
+	struct error **err)
 {
+	struct job_record *record = *found;
 	struct job_result *result = &record->result;
+	/* The note is written just before the program is ordered to start. */
+	bool interrupted = record->state == JOB_STARTING && !note->id[0];
+	struct retry_end end = {
+		.policy = record->spec->retry,
+		.attempt = record->attempt,
+		.restarts = record->restarts,
+		.outcome = OUTCOME_INFRA,
+		.interrupted = interrupted,
+	};
+	uint64_t now = now_real_usec(), not_before;
+	uint32_t random;
 
-	log_warn(record->id, "was %s when the daemon ended, and its VM is gone",
-		job_state_name(record->state));
-	record->state = JOB_FINISHED;
+	merge_times(record, note);
 	result->outcome = OUTCOME_INFRA;
 	result->exit_code = EXIT_INFRA;
 	free(result->error);
-	result->error = xstrdup("the daemon ended while the job ran, and its VM with it");
-	result->times[STAGE_RECORDED] = now_real_usec();
+	result->error =
+		xstrdup(interrupted ? "the daemon ended before the program began"
+				    : "the daemon ended while the job ran, and its VM with it");
+	result->times[STAGE_RECORDED] = now;
+	random_bytes(&random, sizeof(random));
+	enum retry_answer answer = retry_decide(&end, now, random, &not_before);
+	if (answer != RETRY_NO)
+		return requeue(store, found, answer, not_before, err);
+	log_warn(record->id, "was %s when the daemon ended, and its VM is gone",
+		job_state_name(record->state));
+	record->state = JOB_FINISHED;
 	return store->ops->finish(store, record, err);
 }
 
-static int settle(struct store *store, struct job_record *record, const struct vm_note *note,
+/* *found is replaced by the record as it is from now on. */
+static int settle(struct store *store, struct job_record **found, const struct vm_note *note,
 	const struct candidates *all, struct error **err)
 {
+	struct job_record *record = *found;
+
 	switch (decide(record, note, all)) {
 	case FATE_QUEUED:
 		return 0;
@@ -143,10 +161,8 @@ static int settle(struct store *store, struct job_record *record, const struct v
 		merge_times(record, note);
 		record->epoch++;
 		return store->ops->take_over(store, record, err);
-	case FATE_REQUEUE:
-		return requeue(store, record, err);
 	case FATE_LOST:
-		return end_lost(store, record, err);
+		return end_lost(store, found, note, err);
 	}
 	return 0;
 }
@@ -157,7 +173,7 @@ static int settle_all(struct store *store, const struct found *found, const stru
 	if (store->ops->begin(store, err) < 0)
 		return -1;
 	for (size_t i = 0; i < found->n; i++) {
-		if (settle(store, found->records[i], &all->notes[i], all, err) < 0) {
+		if (settle(store, &found->records[i], &all->notes[i], all, err) < 0) {
 			store->ops->rollback(store);
 			return -1;
 		}
@@ -196,7 +212,7 @@ static void sweep_directory(const char *jobs_dir, const char *name, struct store
 		return; /* not ours */
 	if (store->ops->get(store, name, &record, &err) == 0) {
 		/* Its VM is gone, but its daemon did not live to forget it. */
-		if (record->state == JOB_FINISHED)
+		if (record->state == JOB_FINISHED || record->state == JOB_QUEUED)
 			vm_note_remove(path);
 		return;
 	}

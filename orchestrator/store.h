@@ -43,21 +43,28 @@ struct store_ops {
 	/* False once a failure (a full disk) has ended the transaction with all that was in it. */
 	bool (*in_transaction)(struct store *store);
 
-	/* A new job, queued. If its key is another job's, ERR_EXISTS and that job's id. */
+	/* A new job, queued. If its key is another job's, ERR_EXISTS, and that job's id if it is
+	 * the same that is asked for (record_check_same()), else "". */
 	int (*submit)(struct store *store, const struct job_record *record,
 		char ret_other[JOB_ID_SIZE], struct error **err);
 	/* queued -> starting: the caller holds the job from now on, as epoch + 1. record is as it
 	 * shall be, with the new epoch. */
 	int (*claim)(struct store *store, const struct job_record *record, struct error **err);
 	/* A job that an earlier daemon held: the caller holds it from now on, as epoch + 1, in the
-	 * state it has or, back in the queue, as queued. */
+	 * state it has. */
 	int (*take_over)(struct store *store, const struct job_record *record, struct error **err);
 	/* State, VM and times of a job that is held. */
 	int (*update)(struct store *store, const struct job_record *record, struct error **err);
 	/* The terminal record; once. */
 	int (*finish)(struct store *store, const struct job_record *record, struct error **err);
-	/* The only thing that comes after it: when the VM was gone. */
-	int (*destroyed)(struct store *store, const char *id, uint64_t at_usec, struct error **err);
+	/* An attempt ended, and another shall follow: its terminal record, once, and the job back
+	 * in the queue, as epoch + 1; both or none. ended has the epoch in which the job is held,
+	 * queued is as the job shall be. */
+	int (*requeue)(struct store *store, const struct job_record *ended,
+		const struct job_record *queued, struct error **err);
+	/* The only thing that comes after an attempt's end: when its VM was gone. */
+	int (*destroyed)(struct store *store, const char *id, unsigned attempt, uint64_t at_usec,
+		struct error **err);
 	int (*remove)(struct store *store, const char *id, struct error **err); /* finished ones */
 
 	/* ERR_NOT_FOUND. */
@@ -69,7 +76,11 @@ struct store_ops {
 		struct error **err);
 	int (*by_key)(
 		struct store *store, const char *key, char ret_id[JOB_ID_SIZE], struct error **err);
-	/* Newest first. */
+	/* The attempts of a job that another followed, oldest first: number, VM, epoch and result.
+	 */
+	int (*attempts)(struct store *store, const char *id, store_visit visit, void *arg,
+		struct error **err);
+	/* Newest first; without the inputs' files. */
 	int (*list)(struct store *store, const struct store_filter *filter, store_visit visit,
 		void *arg, struct error **err);
 	/* Oldest first: what a daemon that starts has to take up. */

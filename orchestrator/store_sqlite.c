@@ -11,7 +11,7 @@
 /* Every record is read through these columns, in this order. */
 #define COLUMNS                                                                                    \
 	"jobs.id, jobs.key, jobs.epoch, jobs.state, jobs.attempt, jobs.vm, jobs.destroyed,"        \
-	" jobs.spec, jobs.result, jobs.seq"
+	" jobs.spec, jobs.result, jobs.seq, jobs.inputs"
 enum {
 	COL_ID,
 	COL_KEY,
@@ -22,7 +22,8 @@ enum {
 	COL_DESTROYED,
 	COL_SPEC,
 	COL_RESULT,
-	COL_SEQ
+	COL_SEQ,
+	COL_INPUTS
 };
 
 enum statement {
@@ -32,7 +33,11 @@ enum statement {
 	TAKE_OVER,
 	UPDATE,
 	FINISH,
+	KEEP_ATTEMPT,
+	REQUEUE,
 	DESTROYED,
+	DESTROYED_EARLIER,
+	ATTEMPTS,
 	REMOVE,
 	GET,
 	FIND,
@@ -51,19 +56,31 @@ const char store_sqlite_expired_text[] =
 
 static const char *const statement_text[STATEMENTS] = {
 	[EXPIRED] = store_sqlite_expired_text,
-	[SUBMIT] = "INSERT INTO jobs (id, key, epoch, state, attempt, vm, spec, result)"
-		   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+	[SUBMIT] = "INSERT INTO jobs (id, key, epoch, state, attempt, vm, spec, result, inputs)"
+		   " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?11)",
 	[LABEL] = "INSERT OR IGNORE INTO labels (name, value, seq) VALUES (?1, ?2, ?3)",
 	[CLAIM] = "UPDATE jobs SET epoch = ?3, state = ?4, attempt = ?5, vm = ?6, result = ?8"
 		  " WHERE id = ?1 AND epoch = ?3 - 1 AND state = 1",
-	[TAKE_OVER] = "UPDATE jobs SET epoch = ?3, state = ?4, vm = ?6, result = ?8"
-		      " WHERE id = ?1 AND epoch = ?3 - 1 AND state IN (2, 3, 4)"
-		      " AND ?4 IN (1, state)",
+	[TAKE_OVER] = "UPDATE jobs SET epoch = ?3, vm = ?6, result = ?8"
+		      " WHERE id = ?1 AND epoch = ?3 - 1 AND state IN (2, 3, 4) AND state = ?4",
 	[UPDATE] = "UPDATE jobs SET state = ?4, vm = ?6, result = ?8"
 		   " WHERE id = ?1 AND epoch = ?3 AND state <> 5 AND state <= ?4",
 	[FINISH] = "UPDATE jobs SET state = 5, vm = ?6, result = ?8, finished = ?9, expires = ?10"
 		   " WHERE id = ?1 AND epoch = ?3 AND state <> 5",
-	[DESTROYED] = "UPDATE jobs SET destroyed = ?2 WHERE id = ?1 AND destroyed IS NULL",
+	[KEEP_ATTEMPT] = "INSERT INTO attempts (job, number, epoch, vm, destroyed, result)"
+			 " SELECT seq, attempt, epoch, ?6, destroyed, ?8 FROM jobs"
+			 " WHERE id = ?1 AND epoch = ?3 AND attempt = ?5 AND state IN (2, 3, 4)",
+	[REQUEUE] = "UPDATE jobs SET epoch = ?3, state = 1, vm = ?6, result = ?8, destroyed = NULL"
+		    " WHERE id = ?1 AND epoch = ?3 - 1 AND attempt = ?5 AND state IN (2, 3, 4)",
+	[DESTROYED] = "UPDATE jobs SET destroyed = ?2"
+		      " WHERE id = ?1 AND attempt = ?3 AND destroyed IS NULL",
+	[DESTROYED_EARLIER] = "UPDATE attempts SET destroyed = ?2"
+			      " WHERE job = (SELECT seq FROM jobs WHERE id = ?1) AND number = ?3"
+			      " AND destroyed IS NULL",
+	[ATTEMPTS] =
+		"SELECT number, attempts.epoch, attempts.vm, attempts.destroyed, attempts.result"
+		" FROM jobs JOIN attempts ON attempts.job = jobs.seq WHERE jobs.id = ?1"
+		" ORDER BY number",
 	[REMOVE] = "DELETE FROM jobs WHERE id = ?1 AND state = 5",
 	[GET] = "SELECT " COLUMNS " FROM jobs WHERE id = ?1",
 	[FIND] = "SELECT id FROM jobs WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT 4",
@@ -152,6 +169,19 @@ static void bind_record(sqlite3_stmt *st, const struct job_record *record)
 	bind_text(st, 6, record->vm);
 }
 
+static void bind_inputs(sqlite3_stmt *st, const struct input_list *inputs)
+{
+	Control__V1__InputList *list = record_inputs_to_list(inputs);
+
+	if (!list)
+		return;
+	size_t size = control__v1__input_list__get_packed_size(list);
+	uint8_t *blob = xmalloc(size);
+	control__v1__input_list__pack(list, blob);
+	control__v1__input_list__free_unpacked(list, NULL);
+	sqlite3_bind_blob64(st, 11, blob, size, free);
+}
+
 static void bind_spec(sqlite3_stmt *st, const Job__V1__Spec *spec)
 {
 	size_t size = job__v1__spec__get_packed_size(spec);
@@ -197,6 +227,38 @@ static int submit_labels(struct store_sqlite *s, const Job__V1__Spec *spec, stru
 	return 0;
 }
 
+/* Several statements of one operation, which fails as a whole and leaves the transaction alone. */
+static int save(struct store_sqlite *s, struct error **err)
+{
+	return sqlite3_exec(s->db, "SAVEPOINT job", NULL, NULL, NULL) == SQLITE_OK
+		       ? 0
+		       : store_sqlite_error(s, err);
+}
+
+static int saved(struct store_sqlite *s, int r)
+{
+	if (r < 0 && in_transaction(&s->base))
+		sqlite3_exec(s->db, "ROLLBACK TO job", NULL, NULL, NULL);
+	if (in_transaction(&s->base))
+		sqlite3_exec(s->db, "RELEASE job", NULL, NULL, NULL);
+	return r;
+}
+
+static int get(struct store *store, const char *id, struct job_record **ret, struct error **err);
+
+/* The key is another job's: the same one, sent twice, or a mistake. */
+static int refuse_key(struct store *store, const struct job_record *record,
+	char ret_other[JOB_ID_SIZE], struct error **err)
+{
+	_cleanup_job_record_ struct job_record *other = NULL;
+
+	if (get(store, ret_other, &other, err) == 0 &&
+		record_check_same(other, record->key, record->request_sha256, err) == 0)
+		return error_set(err, ERR_EXISTS, "the key %s is job %s's", record->key, other->id);
+	ret_other[0] = '\0';
+	return -1;
+}
+
 static int submit(struct store *store, const struct job_record *record, char ret_other[JOB_ID_SIZE],
 	struct error **err)
 {
@@ -208,27 +270,23 @@ static int submit(struct store *store, const struct job_record *record, char ret
 		if (found < 0)
 			return -1;
 		if (found)
-			return error_set(
-				err, ERR_EXISTS, "the key %s is job %s's", record->key, ret_other);
+			return refuse_key(store, record, ret_other, err);
 	}
 	sqlite3_stmt *st = statement(s, SUBMIT, err);
 	if (!st)
 		return -1;
 	bind_record(st, record);
 	bind_spec(st, record->spec);
+	bind_inputs(st, record->inputs);
 	bind_text(st, 2, record->key);
 	FAILPOINT("store.submit");
 	if (!record->spec->n_labels)
 		return run(s, st, err) < 0 ? -1 : 0;
 	/* A job is its row and its labels, or nothing. */
-	if (sqlite3_exec(s->db, "SAVEPOINT job", NULL, NULL, NULL) != SQLITE_OK)
-		return store_sqlite_error(s, err);
+	if (save(s, err) < 0)
+		return -1;
 	int r = run(s, st, err) < 0 || submit_labels(s, record->spec, err) < 0 ? -1 : 0;
-	if (r < 0 && in_transaction(store))
-		sqlite3_exec(s->db, "ROLLBACK TO job", NULL, NULL, NULL);
-	if (in_transaction(store))
-		sqlite3_exec(s->db, "RELEASE job", NULL, NULL, NULL);
-	return r;
+	return saved(s, r);
 }
 
 static void bind_end(sqlite3_stmt *st, const struct job_record *record)
@@ -291,16 +349,37 @@ static int finish(struct store *store, const struct job_record *record, struct e
 	return r;
 }
 
-static int destroyed(struct store *store, const char *id, uint64_t at_usec, struct error **err)
+static int requeue(struct store *store, const struct job_record *ended,
+	const struct job_record *queued, struct error **err)
 {
-	sqlite3_stmt *st = statement(self(store), DESTROYED, err);
-
-	if (!st)
+	if (save(self(store), err) < 0)
 		return -1;
+	int r = change(store, KEEP_ATTEMPT, ended, err);
+	if (r == 0)
+		r = change(store, REQUEUE, queued, err);
+	saved(self(store), r);
+	FAILPOINT("store.requeue");
+	return r;
+}
+
+static int destroyed(
+	struct store *store, const char *id, unsigned attempt, uint64_t at_usec, struct error **err)
+{
+	static const enum statement either[] = {DESTROYED_EARLIER, DESTROYED};
+	int changed = 0;
+
 	FAILPOINT("store.destroyed");
-	bind_text(st, 1, id);
-	sqlite3_bind_int64(st, 2, (sqlite3_int64)at_usec);
-	return run(self(store), st, err) < 0 ? -1 : 0;
+	for (size_t i = 0; i < ARRAY_SIZE(either) && changed == 0; i++) {
+		sqlite3_stmt *st = statement(self(store), either[i], err);
+
+		if (!st)
+			return -1;
+		bind_text(st, 1, id);
+		sqlite3_bind_int64(st, 2, (sqlite3_int64)at_usec);
+		sqlite3_bind_int64(st, 3, attempt);
+		changed = run(self(store), st, err);
+	}
+	return changed < 0 ? -1 : 0;
 }
 
 static int remove_job(struct store *store, const char *id, struct error **err)
@@ -326,13 +405,29 @@ static int read_blobs(sqlite3_stmt *st, struct job_record *record)
 	record->spec = spec;
 	if (info) {
 		record_result_from_info(info, &record->result);
-		record->share = xstrdup(info->share);
+		record_rest_from_info(info, record);
 		control__v1__job_info__free_unpacked(info, NULL);
 	}
 	return spec && info ? 0 : -1;
 }
 
-static struct job_record *read_record(struct store_sqlite *s, sqlite3_stmt *st, struct error **err)
+static int read_inputs(sqlite3_stmt *st, struct job_record *record)
+{
+	size_t size = (size_t)sqlite3_column_bytes(st, COL_INPUTS);
+
+	if (!size)
+		return 0;
+	Control__V1__InputList *list =
+		control__v1__input_list__unpack(NULL, size, sqlite3_column_blob(st, COL_INPUTS));
+	if (!list)
+		return -1;
+	record->inputs = record_inputs_from_list(list);
+	control__v1__input_list__free_unpacked(list, NULL);
+	return 0;
+}
+
+static struct job_record *read_record(
+	struct store_sqlite *s, sqlite3_stmt *st, bool inputs, struct error **err)
 {
 	_cleanup_job_record_ struct job_record *record = job_record_new();
 
@@ -345,7 +440,7 @@ static struct job_record *read_record(struct store_sqlite *s, sqlite3_stmt *st, 
 	record->attempt = (unsigned)sqlite3_column_int(st, COL_ATTEMPT);
 	snprintf(record->vm, sizeof(record->vm), "%s",
 		(const char *)sqlite3_column_text(st, COL_VM));
-	if (read_blobs(st, record) < 0) {
+	if (read_blobs(st, record) < 0 || (inputs && read_inputs(st, record) < 0)) {
 		error_set(err, ERR_DATA_LOSS, "the job store %s: job %s cannot be read", s->path,
 			record->id);
 		return NULL;
@@ -356,14 +451,14 @@ static struct job_record *read_record(struct store_sqlite *s, sqlite3_stmt *st, 
 	return steal_ptr(record);
 }
 
-/* Visit each row of a bound statement. */
-static int walk(
-	struct store_sqlite *s, sqlite3_stmt *st, store_visit visit, void *arg, struct error **err)
+/* Visit each row of a bound statement. inputs: with their files, which may be many. */
+static int walk(struct store_sqlite *s, sqlite3_stmt *st, bool inputs, store_visit visit, void *arg,
+	struct error **err)
 {
 	int rc, r = 0;
 
 	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
-		_cleanup_job_record_ struct job_record *record = read_record(s, st, err);
+		_cleanup_job_record_ struct job_record *record = read_record(s, st, inputs, err);
 
 		r = record ? visit(arg, record, err) : -1;
 	}
@@ -389,7 +484,7 @@ static int get(struct store *store, const char *id, struct job_record **ret, str
 	if (!st)
 		return -1;
 	bind_text(st, 1, id);
-	if (walk(self(store), st, keep, &record, err) < 0)
+	if (walk(self(store), st, true, keep, &record, err) < 0)
 		return -1;
 	if (!record)
 		return error_set(err, ERR_NOT_FOUND, "no job %s", id);
@@ -442,6 +537,54 @@ static int by_key(
 	if (found == 0)
 		return error_set(err, ERR_NOT_FOUND, "no job has the key %s", key);
 	return found < 0 ? -1 : 0;
+}
+
+static struct job_record *read_attempt(
+	struct store_sqlite *s, const char *id, sqlite3_stmt *st, struct error **err)
+{
+	_cleanup_job_record_ struct job_record *record = job_record_new();
+	Control__V1__JobInfo *info = control__v1__job_info__unpack(
+		NULL, (size_t)sqlite3_column_bytes(st, 4), sqlite3_column_blob(st, 4));
+
+	snprintf(record->id, sizeof(record->id), "%s", id);
+	record->state = JOB_FINISHED;
+	record->attempt = (unsigned)sqlite3_column_int64(st, 0);
+	record->epoch = (uint64_t)sqlite3_column_int64(st, 1);
+	snprintf(record->vm, sizeof(record->vm), "%s", (const char *)sqlite3_column_text(st, 2));
+	if (!info) {
+		error_set(err, ERR_DATA_LOSS,
+			"the job store %s: attempt %u of job %s cannot be read", s->path,
+			record->attempt, id);
+		return NULL;
+	}
+	record_result_from_info(info, &record->result);
+	record_rest_from_info(info, record);
+	control__v1__job_info__free_unpacked(info, NULL);
+	if (sqlite3_column_type(st, 3) != SQLITE_NULL)
+		record->result.times[STAGE_DESTROYED] = (uint64_t)sqlite3_column_int64(st, 3);
+	return steal_ptr(record);
+}
+
+static int attempts(
+	struct store *store, const char *id, store_visit visit, void *arg, struct error **err)
+{
+	struct store_sqlite *s = self(store);
+	sqlite3_stmt *st = statement(s, ATTEMPTS, err);
+	int rc = SQLITE_DONE, r = 0;
+
+	if (!st)
+		return -1;
+	bind_text(st, 1, id);
+	while (r == 0 && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+		_cleanup_job_record_ struct job_record *record = read_attempt(s, id, st, err);
+
+		r = record ? visit(arg, record, err) : -1;
+	}
+	if (r == 0 && rc != SQLITE_DONE)
+		r = store_sqlite_error(s, err);
+	sqlite3_reset(st);
+	sqlite3_clear_bindings(st);
+	return r;
 }
 
 static void append(char **text, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -505,7 +648,7 @@ static int list(struct store *store, const struct store_filter *filter, store_vi
 		bind_text(st, (int)(4 + 2 * i), filter->labels[i]->name);
 		bind_text(st, (int)(5 + 2 * i), filter->labels[i]->value);
 	}
-	int r = walk(s, st, visit, arg, err);
+	int r = walk(s, st, false, visit, arg, err);
 	sqlite3_finalize(st);
 	return r;
 }
@@ -514,7 +657,7 @@ static int unfinished(struct store *store, store_visit visit, void *arg, struct 
 {
 	sqlite3_stmt *st = statement(self(store), UNFINISHED, err);
 
-	return st ? walk(self(store), st, visit, arg, err) : -1;
+	return st ? walk(self(store), st, true, visit, arg, err) : -1;
 }
 
 static int expired(struct store *store, const struct store_expiry *expiry, store_visit visit,
@@ -529,7 +672,7 @@ static int expired(struct store *store, const struct store_expiry *expiry, store
 	sqlite3_bind_int64(st, 3, expiry->limit);
 	sqlite3_bind_int64(st, 4, expiry->skip);
 	sqlite3_bind_int64(st, 5, (sqlite3_int64)expiry->settled_usec);
-	return walk(self(store), st, visit, arg, err);
+	return walk(self(store), st, false, visit, arg, err);
 }
 
 static void close_store(struct store *store)
@@ -553,11 +696,13 @@ const struct store_ops store_sqlite_ops = {
 	.take_over = take_over,
 	.update = update,
 	.finish = finish,
+	.requeue = requeue,
 	.destroyed = destroyed,
 	.remove = remove_job,
 	.get = get,
 	.find = find,
 	.by_key = by_key,
+	.attempts = attempts,
 	.list = list,
 	.unfinished = unfinished,
 	.expired = expired,

@@ -14,7 +14,7 @@
 
 #include "orchestrator/store.h"
 
-#define STORE_SQLITE_STATEMENTS 16 /* room for those of store_sqlite.c */
+#define STORE_SQLITE_STATEMENTS 24 /* room for those of store_sqlite.c */
 
 struct store_sqlite {
 	struct store base;

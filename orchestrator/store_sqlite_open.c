@@ -8,7 +8,7 @@
 
 #include "common/util.h"
 
-#define SCHEMA_VERSION 2
+#define SCHEMA_VERSION 3
 
 /* migrations[n] makes version n + 1 of version n; the first one makes version 1 of an empty file.
  * Each stays as it was released: a store is as good as the way it came. */
@@ -39,6 +39,16 @@ static const char *const migrations[SCHEMA_VERSION] = {
 	"CREATE INDEX jobs_by_end ON jobs (finished) WHERE finished IS NOT NULL AND expires IS "
 	"NULL;"
 	"CREATE INDEX jobs_by_expiry ON jobs (expires) WHERE expires IS NOT NULL;",
+	/* 3: attempts that another followed; what came in as inputs. */
+	"ALTER TABLE jobs ADD COLUMN inputs BLOB;" /* control.v1.InputList */
+	"CREATE TABLE attempts ("
+	"  job INTEGER NOT NULL REFERENCES jobs (seq) ON DELETE CASCADE,"
+	"  number INTEGER NOT NULL,"
+	"  epoch INTEGER NOT NULL," /* in which it ended */
+	"  vm TEXT NOT NULL,"
+	"  destroyed INTEGER,"
+	"  result BLOB NOT NULL," /* as that of jobs */
+	"  PRIMARY KEY (job, number)) WITHOUT ROWID;",
 };
 
 static enum err_code code_of(int rc)

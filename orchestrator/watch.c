@@ -22,14 +22,23 @@ void watch_clear(struct watch *watch)
 	pthread_mutex_destroy(&watch->lock);
 }
 
-void watch_tell(struct watch *watch, enum job_state state, bool finished, bool stopping)
+void watch_tell(
+	struct watch *watch, enum job_state state, unsigned attempt, bool finished, bool stopping)
 {
 	pthread_mutex_lock(&watch->lock);
 	watch->news.version++;
 	watch->news.state = state;
+	watch->news.attempt = attempt;
 	watch->news.finished |= finished;
 	watch->news.stopping |= stopping;
 	pthread_cond_signal(&watch->cond);
+	pthread_mutex_unlock(&watch->lock);
+}
+
+void watch_look(struct watch *watch, struct watch_news *ret)
+{
+	pthread_mutex_lock(&watch->lock);
+	*ret = watch->news;
 	pthread_mutex_unlock(&watch->lock);
 }
 

@@ -12,8 +12,10 @@
 struct watch_news {
 	uint64_t version; /* grows with each piece of news */
 	enum job_state state;
-	bool finished; /* the outcome is committed: the store has the record */
-	bool stopping; /* the daemon goes; no more news will come */
+	unsigned attempt; /* the last one begun; with JOB_QUEUED and not 0: it ended, another
+			     follows */
+	bool finished;	  /* the outcome is committed: the store has the record */
+	bool stopping;	  /* the daemon goes; no more news will come */
 };
 
 struct watch {
@@ -29,7 +31,10 @@ void watch_init(struct watch *watch);
 void watch_clear(struct watch *watch);
 
 /* On the loop: the job did something. */
-void watch_tell(struct watch *watch, enum job_state state, bool finished, bool stopping);
+void watch_tell(
+	struct watch *watch, enum job_state state, unsigned attempt, bool finished, bool stopping);
+/* What was told last. */
+void watch_look(struct watch *watch, struct watch_news *ret);
 /* Wait until there is news of another version than *news, and take it over. False: timeout_ms
  * passed without any. */
 bool watch_wait(struct watch *watch, int timeout_ms, struct watch_news *news);

@@ -97,6 +97,7 @@ extern const struct cli_command command_image; /* run = cmd_image */
 extern const struct cli_command command_list;
 extern const struct cli_command command_logs;
 extern const struct cli_command command_result;
+extern const struct cli_command command_retry;
 extern const struct cli_command command_run;
 extern const struct cli_command command_serve; /* run = cmd_serve */
 extern const struct cli_command command_status;

@@ -235,12 +235,14 @@ int connect_call(struct rpc_peer *peer, const struct rpc_method *method, const v
 	return rpc_unary(peer, method, request, timeout_ms, ret_reply, err);
 }
 
-int connect_job(const struct cli *cli, char *id, struct rpc_peer **ret_peer,
+int connect_job(const struct cli *cli, char *id, uint32_t attempt, struct rpc_peer **ret_peer,
 	Control__V1__JobInfo **ret_info, struct error **err)
 {
 	Control__V1__JobRequest request = CONTROL__V1__JOB_REQUEST__INIT;
 
 	request.id = id;
+	request.has_attempt = attempt != 0;
+	request.attempt = attempt;
 	if (connect_daemon(cli, CONNECT_START, ret_peer, NULL, err) < 0)
 		return -1;
 	return connect_call(*ret_peer, &control_get_job, &request, CONNECT_CALL_MS, ret_info, err);

@@ -39,8 +39,9 @@ static inline void connect_closep(struct rpc_peer **peer)
 int connect_call(struct rpc_peer *peer, const struct rpc_method *method, const void *request,
 	int timeout_ms, void *ret_reply, struct error **err);
 
-/* A connection to a daemon, started if need be, and what it knows of one job. */
-int connect_job(const struct cli *cli, char *id, struct rpc_peer **ret_peer,
+/* A connection to a daemon, started if need be, and what it knows of one job, or of one
+ * attempt of it (0: of the job). */
+int connect_job(const struct cli *cli, char *id, uint32_t attempt, struct rpc_peer **ret_peer,
 	Control__V1__JobInfo **ret_info, struct error **err);
 
 /* Messages as locals. */

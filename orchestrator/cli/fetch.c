@@ -73,8 +73,8 @@ static int take_records(const struct cli *cli, struct rpc_call *call, struct tre
 	return r;
 }
 
-int fetch_results(const struct cli *cli, struct rpc_peer *peer, const char *id, const char *dir,
-	bool replace, struct error **err)
+int fetch_results(const struct cli *cli, struct rpc_peer *peer, const char *id, uint32_t attempt,
+	const char *dir, bool replace, struct error **err)
 {
 	Control__V1__JobRequest request = CONTROL__V1__JOB_REQUEST__INIT;
 	struct tree_writer_options options = {
@@ -100,6 +100,8 @@ int fetch_results(const struct cli *cli, struct rpc_peer *peer, const char *id, 
 	if (!call)
 		return -1;
 	request.id = (char *)(uintptr_t)id;
+	request.has_attempt = attempt != 0;
+	request.attempt = attempt;
 	struct tree_writer *writer = tree_writer_new(fd, &options);
 	int r = rpc_send(call, &request.base, err) < 0 || rpc_close_send(call, err) < 0
 			? -1

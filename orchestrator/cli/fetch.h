@@ -8,7 +8,7 @@
  * refused, unless replace. */
 int fetch_check_directory(const char *dir, bool replace, struct error **err);
 
-/* Fetch them; the directory is made. The files are the guest's: they only ever land below dir, and
- * no file that is there is written over unless replace. */
-int fetch_results(const struct cli *cli, struct rpc_peer *peer, const char *id, const char *dir,
-	bool replace, struct error **err);
+/* Fetch them, of the last attempt if that is 0; the directory is made. The files are the guest's:
+ * they only ever land below dir, and no file that is there is written over unless replace. */
+int fetch_results(const struct cli *cli, struct rpc_peer *peer, const char *id, uint32_t attempt,
+	const char *dir, bool replace, struct error **err);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "common/util.h"
+#include "orchestrator/cli/attempt_view.h"
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/interrupt.h"
 #include "orchestrator/cli/job_view.h"
@@ -29,7 +30,8 @@ struct follow {
 	struct rpc_peer **peer;		      /* borrowed */
 	struct progress progress;
 	struct sink out, err;
-	uint64_t taken[2]; /* bytes of stdout (or console) and stderr so far */
+	unsigned attempt;  /* whose output comes; 0: the last one's, not known yet which */
+	uint64_t taken[2]; /* bytes of its stdout (or console) and stderr so far */
 	struct reconnect reconnect;
 	uint64_t skip; /* of the console, which is sent from its beginning */
 	enum job_state state;
@@ -109,15 +111,41 @@ static int take_data(struct follow *f, const Control__V1__LogsReply *reply)
 	return sink_write(is_err ? &f->err : &f->out, data, n);
 }
 
+/* Our own words begin on a line of their own. */
+static void fresh_line(const struct follow *f)
+{
+	bool mid = (f->out.mid_line && isatty(STDOUT_FILENO)) || f->err.mid_line;
+
+	if (mid && isatty(STDERR_FILENO) && write_all(STDERR_FILENO, "\n", 1) < 0)
+		return;
+}
+
+/* One attempt is over, and the next one's output begins at its beginning. */
+static void begin_next(struct follow *f, const Control__V1__JobInfo *ended)
+{
+	_cleanup_free_ char *note = attempt_note(ended, ended->spec->retry, now_real_usec());
+
+	progress_clear(&f->progress);
+	fresh_line(f);
+	cli_note(f->cli, "%s", note);
+	f->attempt = ended->attempt + 1;
+	f->taken[0] = f->taken[1] = f->skip = 0;
+}
+
 static enum step take_reply(struct follow *f, Control__V1__LogsReply *reply)
 {
 	if (reply->has_data && take_data(f, reply) < 0)
 		return STEP_NO_READER;
+	/* To go on there, should the daemon go away. */
+	if (reply->has_attempt)
+		f->attempt = reply->attempt;
 	if (reply->has_state && (enum job_state)reply->state != f->state) {
 		f->state = (enum job_state)reply->state;
 		f->state_since = now_mono_usec();
 		show_progress(f);
 	}
+	if (reply->retried)
+		begin_next(f, reply->retried);
 	if (reply->ended) {
 		f->ended = steal_ptr(reply->ended);
 		return STEP_ENDED;
@@ -136,6 +164,8 @@ static struct rpc_call *open_logs(struct follow *f, struct error **err)
 	request.has_follow = request.has_console = true;
 	request.follow = f->options->follow;
 	request.console = f->options->console;
+	request.has_attempt = f->attempt != 0;
+	request.attempt = f->attempt;
 	if (f->options->console) {
 		f->skip = f->taken[0];
 	} else {
@@ -217,15 +247,6 @@ static int reconnect(struct follow *f, struct error **err)
 	return -1;
 }
 
-/* Our own words begin on a line of their own. */
-static void fresh_line(const struct follow *f)
-{
-	bool mid = (f->out.mid_line && isatty(STDOUT_FILENO)) || f->err.mid_line;
-
-	if (mid && isatty(STDERR_FILENO) && write_all(STDERR_FILENO, "\n", 1) < 0)
-		return;
-}
-
 static int detach(struct follow *f, int code)
 {
 	fresh_line(f);
@@ -282,6 +303,7 @@ int follow_job(const struct cli *cli, struct rpc_peer **peer, const char *id,
 		.cli = cli,
 		.options = options,
 		.id = id,
+		.attempt = options->attempt,
 		.peer = peer,
 		.progress = progress_begin(cli),
 		.out = sink_new(STDOUT_FILENO, options->raw),

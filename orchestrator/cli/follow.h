@@ -6,9 +6,10 @@
 #include "orchestrator/cli/cli.h"
 
 struct follow_options {
-	bool follow;  /* until the job ended; else what is there */
-	bool console; /* the guest's console instead of the job's streams */
-	bool raw;     /* no escaping on a terminal */
+	bool follow;	  /* until the job ended; else what is there */
+	bool console;	  /* the guest's console instead of the job's streams */
+	bool raw;	  /* no escaping on a terminal */
+	unsigned attempt; /* whose output, or whose first; 0: the last one's */
 };
 
 /* Prints the job's streams to stdout and stderr. Call interrupt_begin() before the connection is

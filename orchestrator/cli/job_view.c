@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/util.h"
+#include "orchestrator/cli/attempt_view.h"
 #include "orchestrator/job.h"
 
 /* The enums of control.v1 and job.v1 are those of job.h by value. */
@@ -41,12 +42,14 @@ const struct output_type job_fields = {
 			{.title = "Left out", .key = "left_out"},
 			{.title = "Image", .key = "image"},
 			{.title = "Command", .key = "command"},
-			{.title = "Run", .key = "run"},
+			{.title = "Run", .key = "run", .kind = COLUMN_LINES},
 			{.title = "Labels", .key = "labels"},
 			{.title = "Submitted", .key = "times_usec.submitted", .kind = COLUMN_TIME},
 			{.title = "Ended", .key = "times_usec.recorded", .kind = COLUMN_TIME},
 			{.title = "VM", .key = "vm"},
 			{.title = "Attempt", .key = "attempt"},
+			{.title = "Next attempt", .key = "not_before_usec", .kind = COLUMN_TIME},
+			{.title = "Retried from", .key = "retried_from"},
 			{.title = "Stdout", .key = "stdout.text"},
 			{.title = "Stderr", .key = "stderr.text"},
 			{.title = "CPU time", .key = "cpu_usec", .kind = COLUMN_DURATION},
@@ -91,6 +94,17 @@ static const struct output_type artifact_columns = {
 	.columns =
 		(const struct output_column[]){
 			{.title = "ARTIFACT", .key = "path"},
+			{.title = "SIZE", .key = "size", .kind = COLUMN_SIZE, .right = true},
+			{.title = "SHA256", .key = "sha256", .gives = true},
+			{.title = NULL},
+		},
+};
+
+static const struct output_type input_columns = {
+	.name_key = "path",
+	.columns =
+		(const struct output_column[]){
+			{.title = "INPUT", .key = "path"},
 			{.title = "SIZE", .key = "size", .kind = COLUMN_SIZE, .right = true},
 			{.title = "SHA256", .key = "sha256", .gives = true},
 			{.title = NULL},
@@ -187,12 +201,12 @@ static json_t *wall_view(const Control__V1__Wall *wall)
 	return object;
 }
 
-static json_t *artifacts_view(const Control__V1__JobInfo *info)
+static json_t *files_view(Control__V1__Artifact *const *files, size_t n)
 {
 	json_t *array = json_array();
 
-	for (size_t i = 0; i < info->n_artifacts; i++) {
-		const Control__V1__Artifact *artifact = info->artifacts[i];
+	for (size_t i = 0; i < n; i++) {
+		const Control__V1__Artifact *artifact = files[i];
 		_cleanup_free_ char *hex = hex_encode(artifact->sha256.data, artifact->sha256.len);
 		json_t *object = json_object();
 
@@ -202,6 +216,23 @@ static json_t *artifacts_view(const Control__V1__JobInfo *info)
 		json_array_append_new(array, object);
 	}
 	return array;
+}
+
+static json_t *retry_view(const Job__V1__Retry *retry)
+{
+	json_t *object, *on;
+
+	if (!retry)
+		return json_null();
+	object = json_object();
+	set_number(object, "max_attempts", true, retry->max_attempts);
+	on = json_array();
+	for (size_t i = 0; i < retry->n_on; i++)
+		json_array_append_new(on, output_string(retry->on[i]));
+	json_object_set_new(object, "on", on);
+	set_number(object, "backoff_ms", retry->has_backoff_ms, retry->backoff_ms);
+	set_number(object, "max_backoff_ms", retry->has_max_backoff_ms, retry->max_backoff_ms);
+	return object;
 }
 
 static json_t *command_view(const Job__V1__Spec *spec)
@@ -256,6 +287,11 @@ json_t *job_view(const Control__V1__JobInfo *info)
 	set_number(object, "signal", info->has_signal && info->signal > 0, (uint64_t)info->signal);
 	set_string(object, "error", info->error);
 	set_number(object, "attempt", info->has_attempt, info->attempt);
+	json_object_set_new(object, "retry", retry_view(info->spec->retry));
+	set_number(object, "not_before_usec", info->has_not_before, info->not_before);
+	set_number(object, "restarts", info->has_restarts, info->restarts);
+	set_string(object, "retried_from", info->retried_from);
+	json_object_set_new(object, "earlier_attempts", attempt_views(info));
 	set_string(object, "vm", info->vm);
 	json_object_set_new(object, "times_usec", times_view(info->times));
 	json_object_set_new(object, "stdout",
@@ -264,7 +300,8 @@ json_t *job_view(const Control__V1__JobInfo *info)
 		stream_view(info->has_stderr_bytes, info->stderr_bytes, info->stderr_truncated));
 	set_number(object, "max_rss_bytes", info->has_max_rss_bytes, info->max_rss_bytes);
 	set_number(object, "cpu_usec", info->has_cpu_usec, info->cpu_usec);
-	json_object_set_new(object, "artifacts", artifacts_view(info));
+	json_object_set_new(object, "inputs", files_view(info->inputs, info->n_inputs));
+	json_object_set_new(object, "artifacts", files_view(info->artifacts, info->n_artifacts));
 	set_string(object, "left_out", info->left_out);
 	json_object_set_new(object, "wall", wall_view(info->wall));
 	set_string(object, "result_dir", info->result_dir);
@@ -291,16 +328,26 @@ json_t *vm_view(const Control__V1__VmInfo *info)
 	return object;
 }
 
+/* If there are any. */
+static void list_below(
+	const struct output *output, const struct output_type *type, const json_t *rows)
+{
+	if (!json_array_size(rows))
+		return;
+	fputc('\n', output->to);
+	output_list(output, type, rows);
+}
+
 void job_view_print(
 	const struct output *output, const struct output_type *fields, const json_t *job)
 {
-	const json_t *artifacts = json_object_get(job, "artifacts");
-
 	output_object(output, fields, job);
-	if (output->format == OUTPUT_TABLE && json_array_size(artifacts)) {
-		fputc('\n', output->to);
-		output_list(output, &artifact_columns, artifacts);
-	}
+	if (output->format != OUTPUT_TABLE)
+		return;
+	list_below(output, &attempt_columns, json_object_get(job, "earlier_attempts"));
+	if (fields == &job_fields)
+		list_below(output, &input_columns, json_object_get(job, "inputs"));
+	list_below(output, &artifact_columns, json_object_get(job, "artifacts"));
 }
 
 void job_view_timing(const struct output *output, const Control__V1__JobInfo *info)

@@ -13,7 +13,8 @@ extern const struct output_type job_columns; /* list jobs */
 extern const struct output_type job_fields;  /* status, result */
 extern const struct output_type vm_columns;  /* list vms */
 
-/* One job (job_view()) by those fields; in a table its artifacts below, if it has any. */
+/* One job (job_view()) by those fields; in a table its earlier attempts, its inputs (if all about
+ * it is shown) and its artifacts below, if it has any. */
 void job_view_print(
 	const struct output *output, const struct output_type *fields, const json_t *job);
 

@@ -9,7 +9,7 @@
 #include "orchestrator/cli/interrupt.h"
 #include "orchestrator/cli/output.h"
 
-static void print_id(const struct cli *cli, const char *id)
+void launch_print_id(const struct cli *cli, const char *id)
 {
 	struct output output = output_stdout(cli);
 
@@ -34,14 +34,14 @@ static int fetch(const struct cli *cli, struct rpc_peer *peer, const char *id, i
 {
 	_cleanup_error_ struct error *err = NULL;
 
-	if (fetch_results(
-		    cli, peer, id, cli_value(cli, "output-dir"), cli_flag(cli, "force"), &err) == 0)
+	if (fetch_results(cli, peer, id, 0, cli_value(cli, "output-dir"), cli_flag(cli, "force"),
+		    &err) == 0)
 		return code;
 	int ours = cli_fail(cli, steal_ptr(err));
 	return code ? code : ours;
 }
 
-static int stay(const struct cli *cli, struct rpc_peer **peer, const char *id)
+int launch_follow(const struct cli *cli, struct rpc_peer **peer, const char *id)
 {
 	struct follow_options options = {.follow = true, .raw = cli_flag(cli, "raw")};
 	_cleanup_message_ Control__V1__JobInfo *ended = NULL;
@@ -75,7 +75,7 @@ int launch(const struct cli *cli, int argc, char **argv, bool follow)
 	if (upload_job(cli, peer, files, cli_value(cli, "key"), &id, &err) < 0)
 		return interrupt_signal() ? interrupted(cli) : cli_fail(cli, steal_ptr(err));
 	if (follow)
-		return stay(cli, &peer, id);
-	print_id(cli, id);
+		return launch_follow(cli, &peer, id);
+	launch_print_id(cli, id);
 	return 0;
 }

@@ -10,6 +10,7 @@ static const struct cli_command *const commands[] = {
 	&command_result,
 	&command_wait,
 	&command_cancel,
+	&command_retry,
 	&command_gc,
 	&command_validate,
 	&command_image,

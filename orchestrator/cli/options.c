@@ -194,8 +194,10 @@ void options_print_help(FILE *to, const struct cli_command *command)
 	_cleanup_free_ char *first = str_printf("usage: orchestrator %s ", command->name);
 	_cleanup_free_ char *rest = str_printf("       orchestrator %s ", command->name);
 
-	print_lines(
-		to, first, rest, command->synopsis && *command->synopsis ? command->synopsis : " ");
+	if (command->synopsis && *command->synopsis)
+		print_lines(to, first, rest, command->synopsis);
+	else
+		fprintf(to, "usage: orchestrator %s\n", command->name);
 	fprintf(to, "\n%s.\n", command->summary);
 	if (command->about)
 		print_lines(to, "", "", command->about);

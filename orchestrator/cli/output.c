@@ -333,6 +333,23 @@ void output_list(const struct output *output, const struct output_type *type, co
 	}
 }
 
+/* A text's lines below each other, all but the first at this column. */
+static void print_lines_at(FILE *to, const char *raw, unsigned column)
+{
+	size_t n = strlen(raw);
+
+	while (n && raw[n - 1] == '\n')
+		n--;
+	_cleanup_free_ char *text = str_escape(raw, n, true);
+	for (char *line = text; line;) {
+		char *end = strchr(line, '\n');
+		if (end)
+			*end++ = 0;
+		fprintf(to, "%*s%s\n", line == text || !*line ? 0 : (int)column, "", line);
+		line = end;
+	}
+}
+
 static void print_fields(
 	const struct output *output, const struct output_type *fields, const json_t *object)
 {
@@ -350,8 +367,11 @@ static void print_fields(
 		if (!*text)
 			continue;
 		fprintf(output->to, "%s:%*s", c->title, (int)(width - output_width(c->title)), "");
+		const char *lines = json_string_value(lookup(object, c->key));
 		if (colour)
 			fprintf(output->to, "\033[%sm%s\033[0m\n", colour, text);
+		else if (c->kind == COLUMN_LINES && lines)
+			print_lines_at(output->to, lines, width + 1);
 		else
 			fprintf(output->to, "%s\n", text);
 	}

@@ -17,6 +17,7 @@ enum output_kind {
 	COLUMN_AGE,	 /* microseconds since the epoch: "3m ago" */
 	COLUMN_TIME,	 /* the same: "2026-03-01 17:30:59", local */
 	COLUMN_DURATION, /* microseconds: "1m30s" */
+	COLUMN_LINES,	 /* text of several lines: one below the other where there is room */
 };
 
 struct output_column {

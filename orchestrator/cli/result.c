@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "common/util.h"
+#include "orchestrator/cli/attempt_view.h"
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/fetch.h"
 #include "orchestrator/cli/job_view.h"
@@ -11,6 +12,7 @@
 static const struct cli_option options[] = {
 	{'d', "output-dir", "DIR",
 		"fetch stdout, stderr, result.json, the console and artifacts/ into DIR"},
+	ATTEMPT_OPTION,
 	{0, "force", NULL, "write over files that are there"},
 	{0, NULL, NULL, NULL},
 };
@@ -45,12 +47,13 @@ static int run(const struct cli *cli, int argc, char **argv)
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_peer_ struct rpc_peer *peer = NULL;
 	_cleanup_message_ Control__V1__JobInfo *info = NULL;
+	uint32_t attempt;
 	const char *dir = cli_value(cli, "output-dir");
 	int code = cli_operands(cli, argc, argv, 1, 1, "a job's id");
 
-	if (code)
+	if (code || (code = attempt_option(cli, &attempt)))
 		return code;
-	if (connect_job(cli, argv[1], &peer, &info, &err) < 0)
+	if (connect_job(cli, argv[1], attempt, &peer, &info, &err) < 0)
 		return cli_fail(cli, steal_ptr(err));
 	if (info->state != CONTROL__V1__STATE__FINISHED) {
 		error_set(&err, ERR_STATE,
@@ -62,7 +65,7 @@ static int run(const struct cli *cli, int argc, char **argv)
 		show(cli, info);
 		return 0;
 	}
-	if (fetch_results(cli, peer, info->id, dir, cli_flag(cli, "force"), &err) < 0)
+	if (fetch_results(cli, peer, info->id, attempt, dir, cli_flag(cli, "force"), &err) < 0)
 		return cli_fail(cli, steal_ptr(err));
 	return 0;
 }
@@ -70,7 +73,7 @@ static int run(const struct cli *cli, int argc, char **argv)
 const struct cli_command command_result = {
 	.name = "result",
 	.summary = "Show a finished job's result, or fetch its files",
-	.synopsis = "[--output-dir DIR [--force]] ID",
+	.synopsis = "[--attempt N] [--output-dir DIR [--force]] ID",
 	.about = "The names and contents of artifacts are the job's own: look before you run or "
 		 "open them.",
 	.options = options,

@@ -48,7 +48,8 @@ const struct cli_command command_serve = {
 	.synopsis = "[--idle-exit]",
 	.about = "Commands start a daemon by themselves, which leaves when it is idle; this is for "
 		 "service\n"
-		 "managers, and for looking at its log. SIGTERM stops it; its jobs stay recorded.",
+		 "managers, and for looking at its log. SIGTERM stops it as `orchestrator stop` "
+		 "does.",
 	.options = options,
 	.example = "orchestrator serve",
 	.run = cmd_serve,

@@ -2,12 +2,14 @@
 #include <stdio.h>
 
 #include "common/util.h"
+#include "orchestrator/cli/attempt_view.h"
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/job_view.h"
 #include "orchestrator/cli/output.h"
 
 static const struct cli_option options[] = {
 	{'t', "timing", NULL, "where the time went, stage by stage"},
+	ATTEMPT_OPTION,
 	{0, NULL, NULL, NULL},
 };
 
@@ -29,11 +31,12 @@ static int run(const struct cli *cli, int argc, char **argv)
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_peer_ struct rpc_peer *peer = NULL;
 	_cleanup_message_ Control__V1__JobInfo *info = NULL;
+	uint32_t attempt;
 	int code = cli_operands(cli, argc, argv, 1, 1, "a job's id");
 
-	if (code)
+	if (code || (code = attempt_option(cli, &attempt)))
 		return code;
-	if (connect_job(cli, argv[1], &peer, &info, &err) < 0)
+	if (connect_job(cli, argv[1], attempt, &peer, &info, &err) < 0)
 		return cli_fail(cli, steal_ptr(err));
 	show(cli, info);
 	return 0;
@@ -42,8 +45,10 @@ static int run(const struct cli *cli, int argc, char **argv)
 const struct cli_command command_status = {
 	.name = "status",
 	.summary = "Show all about a job: how it ended, its VM, what was around it",
-	.synopsis = "[--timing] ID",
-	.about = "ID may be the beginning of an id that only one job has.",
+	.synopsis = "[--timing] [--attempt N] ID",
+	.about = "ID may be the beginning of an id that only one job has. Attempts that another "
+		 "followed are\n"
+		 "listed below the job; --attempt shows all about one of them.",
 	.options = options,
 	.example = "orchestrator status 0nmv\n"
 		   "orchestrator status --timing 0nmv\n"

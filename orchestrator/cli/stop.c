@@ -62,9 +62,9 @@ const struct cli_command command_stop = {
 	.name = "stop",
 	.summary = "Stop the daemon",
 	.synopsis = "",
-	.about = "Returns when it is gone. Its jobs stay recorded, and are taken up by the next "
-		 "daemon, which\n"
-		 "the next command starts.",
+	.about = "Jobs that run are cancelled, and what they wrote is kept; those that wait are\n"
+		 "taken up by the next daemon, which the next command starts. Returns when the\n"
+		 "daemon is gone.",
 	.example = "orchestrator stop",
 	.run = run,
 };

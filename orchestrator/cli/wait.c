@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "common/util.h"
+#include "orchestrator/cli/attempt_view.h"
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/job_view.h"
 #include "orchestrator/cli/output.h"
@@ -28,8 +29,30 @@ static const struct output_type columns = {
 		},
 };
 
-/* One slice: 1 the job ended and *ret_info is it, 0 not yet. */
-static int wait_slice(struct rpc_peer *peer, const char *id, uint64_t ms,
+struct waiting {
+	const struct cli *cli;	/* borrowed */
+	struct rpc_peer **peer; /* borrowed */
+	uint64_t deadline;	/* monotonic */
+	uint64_t since_usec;	/* by the clock on the wall */
+};
+
+/* Tell of the attempts that ended while we wait. */
+static void note_attempts(const struct waiting *w, size_t *seen, const Control__V1__JobInfo *info)
+{
+	for (; *seen < info->n_earlier; ++*seen) {
+		const Control__V1__JobInfo *earlier = info->earlier[*seen];
+
+		if (!earlier->times || earlier->times->recorded < w->since_usec)
+			continue;
+		_cleanup_free_ char *note =
+			attempt_note(earlier, info->spec->retry, now_real_usec());
+		cli_note(w->cli, "%s", note);
+	}
+}
+
+/* One slice: 1 the job ended and *ret_info is it, 0 not yet. *seen: how many of its attempts have
+ * been looked at. */
+static int wait_slice(const struct waiting *w, const char *id, uint64_t ms, size_t *seen,
 	Control__V1__JobInfo **ret_info, struct error **err)
 {
 	Control__V1__WaitRequest request = CONTROL__V1__WAIT_REQUEST__INIT;
@@ -39,29 +62,38 @@ static int wait_slice(struct rpc_peer *peer, const char *id, uint64_t ms,
 	request.id = (char *)(uintptr_t)id;
 	request.has_timeout_ms = true;
 	request.timeout_ms = ms;
-	if (connect_call(peer, &control_wait, &request, (int)(ms + 10000), &info, &why) < 0)
+	request.has_attempts = true;
+	request.attempts = (uint32_t)*seen;
+	if (connect_call(*w->peer, &control_wait, &request, (int)(ms + 10000), &info, &why) < 0)
 		return why->code == ERR_TIMEOUT ? 0 : error_move(err, steal_ptr(why));
-	if (info->state != CONTROL__V1__STATE__FINISHED)
+	note_attempts(w, seen, info);
+	if (info->state != CONTROL__V1__STATE__FINISHED) {
+		/* Also those of which there is no record, from before there were any. */
+		size_t ended = info->attempt -
+			       (info->attempt && info->state != CONTROL__V1__STATE__QUEUED);
+		*seen = MAX(*seen, ended);
 		return 0;
+	}
 	*ret_info = steal_ptr(info);
 	return 1;
 }
 
-static int wait_job(const struct cli *cli, struct rpc_peer **peer, const char *id,
-	uint64_t deadline, Control__V1__JobInfo **ret_info, struct error **err)
+static int wait_job(const struct waiting *w, const char *id, Control__V1__JobInfo **ret_info,
+	struct error **err)
 {
 	struct reconnect reconnect = {0};
 	_cleanup_free_ char *what = str_printf("job %s was waited for", id);
+	size_t seen = 0;
 
 	for (;;) {
 		_cleanup_error_ struct error *why = NULL;
 		uint64_t now = now_mono_usec();
-		uint64_t left = deadline > now ? (deadline - now) / 1000 : 0;
-		int r = wait_slice(*peer, id, MIN(left, SLICE_MS), ret_info, &why);
+		uint64_t left = w->deadline > now ? (w->deadline - now) / 1000 : 0;
+		int r = wait_slice(w, id, MIN(left, SLICE_MS), &seen, ret_info, &why);
 
 		if (r > 0)
 			return 0;
-		if (r == 0 && now >= deadline)
+		if (r == 0 && now >= w->deadline)
 			return error_set(
 				err, ERR_TIMEOUT, "job %s has not ended in time; it goes on", id);
 		if (r == 0) {
@@ -70,7 +102,7 @@ static int wait_job(const struct cli *cli, struct rpc_peer **peer, const char *i
 		}
 		if (why->code != ERR_UNAVAILABLE)
 			return error_move(err, steal_ptr(why));
-		if (reconnect_daemon(cli, &reconnect, what, peer, err) < 0)
+		if (reconnect_daemon(w->cli, &reconnect, what, w->peer, err) < 0)
 			return -1;
 	}
 }
@@ -93,10 +125,11 @@ static int run(const struct cli *cli, int argc, char **argv)
 		deadline = now_mono_usec() + MIN(ms, UINT64_C(1) << 40) * 1000;
 	if (connect_daemon(cli, CONNECT_START, &peer, NULL, &err) < 0)
 		return cli_fail(cli, steal_ptr(err));
+	struct waiting waiting = {cli, &peer, deadline, now_real_usec()};
 	json_t *rows = json_array();
 	for (int i = 1; i < argc && !err; i++) {
 		_cleanup_message_ Control__V1__JobInfo *info = NULL;
-		if (wait_job(cli, &peer, argv[i], deadline, &info, &err) < 0)
+		if (wait_job(&waiting, argv[i], &info, &err) < 0)
 			break;
 		json_array_append_new(rows, job_view(info));
 		code = code ? code : job_exit_code(info);

@@ -5,7 +5,7 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 KILL_POINTS=${KILL_POINTS:-submit.committed vm.created run.sent output.written outputs.published
-	recover.settled}
+	recover.settled retry.committed retry.moving}
 POINT_IMAGE=${POINT_IMAGE:-minimal}
 ANSWER_SECONDS=10
 
@@ -21,9 +21,11 @@ ORC=$BUILD/failpoints/bin/orchestrator
 program='head -c 300000 /dev/zero; i=0; while [ $i -lt 15 ]; do echo $i; i=$((i+1)); sleep 0.1; done
 echo end >&2; cp in out; exit 3'
 
+# write_job [LINE]: with one more line.
 write_job() {
 	cat >job.yaml <<-YAML
 		image: $POINT_IMAGE
+		${1:-}
 		inputs: [{src: in, dest: /home/job/in}]
 		working_dir: /home/job
 		outputs: [out]
@@ -101,9 +103,38 @@ kill_at_many() {
 	printf '%s: ok, %d jobs\n' "$point" "$(wc -w <<<"$ids")"
 }
 
+# The job's first attempt ended, and its record and its output are there.
+check_first_attempt() {
+	local point=$1 id=$2 restarts
+	restarts=$(field "$id" '.restarts // 0')
+	expect_equal "$point: earlier attempts" $((1 + restarts)) \
+		"$(field "$id" '.earlier_attempts | length')"
+	expect_equal "$point: failed attempts" 1 \
+		"$(field "$id" '[.earlier_attempts[] | select(.outcome == "failed")] | length')"
+	expect_equal "$point: attempt" $((2 + restarts)) "$(field "$id" .attempt)"
+	cmp expected "$(job_dir "$id")/attempts/1/stdout" || fail "$point: stdout of attempt 1"
+	expect_equal "$point: the first's artifact" "the input" \
+		"$(cat "$(job_dir "$id")/attempts/1/artifacts/out")"
+	expect_equal "$point: the first's result.json" 1 \
+		"$(jq .attempt "$(job_dir "$id")/attempts/1/result.json")"
+}
+
 kill_at() {
 	local point=$1 acknowledged id again began code=0
+	write_job
 	case $point in
+	retry.linking)
+		# Of a job that has ended.
+		serve "$point"
+		acknowledged=$(submit key)
+		orc wait --timeout 120s "$acknowledged" >"$T/out" 2>"$T/err" || true
+		timeout 60 "$ORC" retry "$acknowledged" 2>>submit.err || true
+		;;
+	retry.* | store.requeue)
+		write_job 'retry: {max_attempts: 2, on: [failed], backoff: 100ms}'
+		serve "$point"
+		acknowledged=$(submit key)
+		;;
 	recover.* | adopt.* | store.take-over)
 		# The second daemon dies, of taking up the job of the first.
 		serve run.first-byte
@@ -133,6 +164,8 @@ kill_at() {
 		fail "$point: exit code $code"
 	}
 	expect_equal "$point: jobs" "$id" "$(orc list jobs -o name)"
+	expect_equal "$point: directories" "$id" "$(ls "$ORCHESTRATOR_STATE_DIR/jobs")"
+	grep -q ^retry: job.yaml && check_first_attempt "$point" "$id"
 	cmp expected "$(job_dir "$id")/stdout" || fail "$point: stdout"
 	expect_equal "$point: stderr" end "$(cat "$(job_dir "$id")/stderr")"
 	expect_equal "$point: artifact" "the input" "$(cat "$(job_dir "$id")/artifacts/out")"
@@ -143,7 +176,6 @@ kill_at() {
 		"$(job_dir "$id")/result.json")" $((SECONDS - began))
 }
 
-write_job
 base=$T run=0
 for point in $KILL_POINTS; do
 	run=$((run + 1))

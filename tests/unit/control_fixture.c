@@ -288,6 +288,7 @@ int fixture_submit(struct fixture *f, const char *const *argv, const char *key,
 		in->dest = str_printf("/in/%zu", spec.n_inputs);
 	}
 	spec.inputs = input_ptrs;
+	spec.retry = f->retry;
 	request.spec = &spec;
 	request.key = (char *)(uintptr_t)key;
 	struct rpc_call *call = rpc_open(f->peer, &control_submit, DEADLINE_MS, err);

@@ -17,7 +17,8 @@ struct fixture {
 	char dir[64];
 	struct config config; /* strings are owned; set before fixture_start() */
 	bool idle_exit;
-	pid_t daemon; /* 0: none */
+	Job__V1__Retry *retry; /* borrowed; of the jobs to come; NULL: none */
+	pid_t daemon;	       /* 0: none */
 	struct rpc_peer *peer;
 };
 

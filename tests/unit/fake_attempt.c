@@ -198,6 +198,23 @@ static void run_word(struct attempt *a, const char *word)
 	}
 }
 
+/* "end:CLASS" or "end:K:CLASS" */
+static void end_as_ordered(struct attempt *a, const char *rest)
+{
+	const char *name = strrchr(rest, ':') ? strrchr(rest, ':') + 1 : rest;
+
+	if (name != rest && a->order->number > (unsigned)atoi(rest))
+		return;
+	for (enum job_outcome o = OUTCOME_SUCCEEDED; o < OUTCOMES; o++) {
+		if (!str_eq(name, job_outcome_name(o)))
+			continue;
+		a->result.outcome = o;
+		a->result.exit_code = o == OUTCOME_TIMEOUT ? EXIT_TIMEOUT : EXIT_INFRA;
+		free(a->result.error);
+		a->result.error = str_printf("%s, as the test ordered", name);
+	}
+}
+
 static void conclude(struct attempt *a)
 {
 	struct job_result *result = &a->result;
@@ -205,6 +222,12 @@ static void conclude(struct attempt *a)
 	result->outcome = result->exit_code ? OUTCOME_FAILED : OUTCOME_SUCCEEDED;
 	if (result->exit_code)
 		result->error = str_printf("exited with %d", result->exit_code);
+	for (size_t i = 0; i < a->order->spec->n_argv; i++) {
+		const char *rest = after(a->order->spec->argv[i], "end:");
+
+		if (rest)
+			end_as_ordered(a, rest);
+	}
 	pthread_mutex_lock(&a->lock);
 	if (a->cancelled) {
 		result->outcome = OUTCOME_CANCELLED;

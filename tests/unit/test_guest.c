@@ -20,10 +20,13 @@
 
 static const uint8_t secret[PROOF_SECRET_BYTES] = {1, 2, 3};
 
+enum { HONEST, NO_PROOF, WRONG_PROOF, SHORT_NONCE, ENDLESS_NONCE, SILENT };
+enum { ENDS, STARTS_OFTEN };
+
 /* What the worker does. */
 struct script {
-	enum { HONEST, NO_PROOF, WRONG_PROOF, SHORT_NONCE, ENDLESS_NONCE, SILENT } hello;
-	enum { ENDS, STARTS_OFTEN } run;
+	atomic_int hello; /* set before the call, while the server's threads run */
+	atomic_int run;
 	atomic_int entered;
 };
 

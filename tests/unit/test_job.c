@@ -16,8 +16,8 @@ static void states_follow_the_table(void **state)
 		/* to: queued, starting, running, collecting, finished */
 		[JOB_QUEUED] = "01001",
 		[JOB_STARTING] = "10101",
-		[JOB_RUNNING] = "00011",
-		[JOB_COLLECTING] = "00001",
+		[JOB_RUNNING] = "10011",
+		[JOB_COLLECTING] = "10001",
 		[JOB_FINISHED] = "00000",
 	};
 

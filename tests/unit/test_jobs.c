@@ -32,7 +32,7 @@ struct fixture {
 
 static const struct store_ops *real;
 static struct store_ops faulty;
-static atomic_int submit_faults, claim_faults, finish_faults;
+static atomic_int submit_faults, claim_faults, finish_faults, requeue_faults;
 
 static int fault(atomic_int *left, struct error **err)
 {
@@ -58,6 +58,12 @@ static int faulty_finish(struct store *store, const struct job_record *record, s
 	return fault(&finish_faults, err) < 0 ? -1 : real->finish(store, record, err);
 }
 
+static int faulty_requeue(struct store *store, const struct job_record *ended,
+	const struct job_record *queued, struct error **err)
+{
+	return fault(&requeue_faults, err) < 0 ? -1 : real->requeue(store, ended, queued, err);
+}
+
 static void *run_loop(void *loop)
 {
 	loop_run(loop);
@@ -80,6 +86,7 @@ static int setup(void **state)
 	faulty.submit = faulty_submit;
 	faulty.claim = faulty_claim;
 	faulty.finish = faulty_finish;
+	faulty.requeue = faulty_requeue;
 	f->store->ops = &faulty;
 	f->host = host_new(&f->config, NULL);
 	f->loop = loop_new();
@@ -160,6 +167,7 @@ static void loop_submit(void *arg)
 }
 
 static uint64_t ttl_ms; /* of the jobs to come; 0: none */
+static bool retried;	/* they have three attempts, without a wait */
 
 /* words: of fake_attempt.h, between blanks. ret_id: char[JOB_ID_SIZE]. The code of its failure, or
  * 0. */
@@ -183,6 +191,12 @@ static enum err_code submit(struct fixture *f, const char *words, char *ret_id)
 	if (ttl_ms) {
 		spec->has_ttl_after_finished_ms = true;
 		spec->ttl_after_finished_ms = ttl_ms;
+	}
+	if (retried) {
+		spec->retry = xmalloc(sizeof(*spec->retry));
+		job__v1__retry__init(spec->retry);
+		spec->retry->has_max_attempts = spec->retry->has_backoff_ms = true;
+		spec->retry->max_attempts = 3;
 	}
 	latch_init(&call.done);
 	loop_post(f->loop, loop_submit, &call);
@@ -299,6 +313,115 @@ static void an_outcome_is_recorded_when_it_can_be(void **state)
 	_cleanup_job_record_ struct job_record *record = wait_end(f, id);
 	assert_int_equal(atomic_load(&finish_faults), 0);
 	assert_int_equal(record->result.exit_code, 9);
+}
+
+/* --- between two attempts -------------------------------------------------------------------- */
+
+struct attempts {
+	const char *id;
+	size_t n;
+};
+
+static int count_attempt(void *arg, const struct job_record *record, struct error **err)
+{
+	struct attempts *attempts = arg;
+
+	(void)err;
+	assert_int_equal(record->attempt, ++attempts->n);
+	return 0;
+}
+
+static int store_attempts(struct store *store, void *arg, struct error **err)
+{
+	struct attempts *attempts = arg;
+
+	return store->ops->attempts(store, attempts->id, count_attempt, attempts, err);
+}
+
+static void expect_attempts(struct fixture *f, const char *id, size_t n)
+{
+	struct attempts attempts = {.id = id};
+
+	assert_int_equal(store_queue_call(f->queue, store_attempts, &attempts, NULL), 0);
+	assert_int_equal(attempts.n, n);
+}
+
+static int setup_retried(void **state)
+{
+	retried = true;
+	return setup(state);
+}
+
+static int teardown_retried(void **state)
+{
+	retried = false;
+	return teardown(state);
+}
+
+static void wait_for_fault(const atomic_int *left)
+{
+	for (int i = 0; i < DEADLINE_MS / 5 && atomic_load(left) > 0; i++)
+		sleep_ms(5);
+	assert_int_equal(atomic_load(left), 0);
+}
+
+static void another_attempt_waits_for_the_record_of_the_last(void **state)
+{
+	struct fixture *f = *state;
+	char id[JOB_ID_SIZE];
+
+	atomic_store(&requeue_faults, 1);
+	assert_int_equal(submit(f, "end:1:infra", id), 0);
+	_cleanup_job_record_ struct job_record *record = wait_end(f, id);
+	assert_int_equal(atomic_load(&requeue_faults), 0);
+	assert_int_equal(record->result.outcome, OUTCOME_SUCCEEDED);
+	assert_int_equal(record->attempt, 2);
+	assert_int_equal(record->epoch, 3); /* claim, requeue, claim */
+	expect_attempts(f, id, 1);
+}
+
+static void a_claim_that_fails_begins_no_attempt(void **state)
+{
+	struct fixture *f = *state;
+	char id[JOB_ID_SIZE];
+
+	atomic_store(&requeue_faults, 1); /* so that the faults below come after the first claim */
+	assert_int_equal(submit(f, "end:infra", id), 0);
+	wait_for_fault(&requeue_faults);
+	atomic_store(&claim_faults, 1);
+	_cleanup_job_record_ struct job_record *record = wait_end(f, id);
+	assert_int_equal(atomic_load(&claim_faults), 0);
+	assert_int_equal(record->result.outcome, OUTCOME_INFRA);
+	assert_int_equal(record->attempt, 3);
+	expect_attempts(f, id, 2);
+}
+
+static void a_cancel_meets_the_way_back(void **state)
+{
+	struct fixture *f = *state;
+	char id[JOB_ID_SIZE];
+
+	atomic_store(&requeue_faults, 1);
+	assert_int_equal(submit(f, "end:infra", id), 0);
+	wait_for_fault(&requeue_faults); /* it is tried again in a second */
+	assert_int_equal(cancel(f, id), 0);
+	_cleanup_job_record_ struct job_record *record = wait_end(f, id);
+	assert_int_equal(record->result.outcome, OUTCOME_CANCELLED);
+	assert_string_equal(record->result.error, "no longer wanted");
+	assert_int_equal(record->attempt, 1);
+	expect_attempts(f, id, 1);
+}
+
+static void what_has_ended_is_not_cancelled(void **state)
+{
+	struct fixture *f = *state;
+	char id[JOB_ID_SIZE];
+
+	atomic_store(&finish_faults, 1);
+	assert_int_equal(submit(f, "exit:9", id), 0);
+	wait_for_fault(&finish_faults); /* its end is known, and not recorded */
+	assert_int_equal(cancel(f, id), ERR_STATE);
+	expect_end(f, id, OUTCOME_FAILED);
 }
 
 static void a_cancel_meets_the_claim(void **state)
@@ -429,7 +552,8 @@ static void a_job_may_go_earlier_than_others(void **state)
 	assert_string_equal(noted, "");
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name)	   cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST_RETRIED(name) cmocka_unit_test_setup_teardown(name, setup_retried, teardown_retried)
 
 int main(void)
 {
@@ -438,6 +562,10 @@ int main(void)
 		TEST(a_failed_claim_is_tried_again),
 		TEST(an_outcome_is_recorded_when_it_can_be),
 		TEST(a_cancel_meets_the_claim),
+		TEST(what_has_ended_is_not_cancelled),
+		TEST_RETRIED(another_attempt_waits_for_the_record_of_the_last),
+		TEST_RETRIED(a_claim_that_fails_begins_no_attempt),
+		TEST_RETRIED(a_cancel_meets_the_way_back),
 		TEST(a_slot_is_free_when_its_qemu_has_ended),
 		TEST(vms_that_stay_hold_up_the_rest),
 		TEST(old_results_are_swept),

@@ -66,6 +66,10 @@ static void a_job_with_everything(void **state)
 							"  output: 1M\n"
 							"  artifacts: 0\n"
 							"priority: -7\n"
+							"retry:\n"
+							"  max_attempts: 3\n"
+							"  on: [infra, timeout]\n"
+							"  backoff: 1500ms\n"
 							"ttl_after_finished: 1h\n"
 							"labels:\n"
 							"  team: blue\n"
@@ -104,6 +108,11 @@ static void a_job_with_everything(void **state)
 	assert_true(spec->limits->has_artifact_bytes);
 	assert_int_equal(spec->limits->artifact_bytes, 0);
 	assert_int_equal(spec->priority, -7);
+	assert_int_equal(spec->retry->max_attempts, 3);
+	assert_int_equal(spec->retry->n_on, 2);
+	assert_string_equal(spec->retry->on[1], "timeout");
+	assert_int_equal(spec->retry->backoff_ms, 1500);
+	assert_false(spec->retry->has_max_backoff_ms);
 	assert_int_equal(spec->ttl_after_finished_ms, 3600000);
 	assert_int_equal(spec->n_labels, 2);
 	assert_string_equal(spec->labels[1]->value, "42");
@@ -202,6 +211,35 @@ static void bad_lines(void **state)
 		{"resources: 2", "3:12: resources: must be a mapping of keys, such as {cpus: 2, "
 				 "memory: 1G}"},
 		{"resources: {cpus: 0}", "3:19: resources.cpus: 0 is too little, the least is 1"},
+		{"retry: 3", "3:8: retry: must be a mapping of keys, such as {max_attempts: 3}"},
+		{"retry: {on: [infra]}", "3:8: retry: the key \"max_attempts\" is missing"},
+		{"retry: {max_attempts: 0}",
+			"3:23: retry.max_attempts: 0 is too little, the least is 1"},
+		{"retry: {max_attempts: 21}",
+			"3:23: retry.max_attempts: 21 is too much, the most is 20"},
+		{"retry: {max_attempts: 2, on: infra}",
+			"3:30: retry.on: must be a list, such as [infra, agent_lost]"},
+		{"retry: {max_attempts: 2, on: []}", "3:30: retry.on: must not be empty"},
+		{"retry: {max_attempts: 2, on: [infra, cancelled]}",
+			"3:38: retry.on[1]: a job that was cancelled is not tried again; the "
+			"classes are "
+			"infra, boot_failed, agent_lost, "
+			"guest_panic, oom_host, oom_guest, timeout, failed"},
+		{"retry: {max_attempts: 2, on: [sometimes]}",
+			"3:31: retry.on[0]: must be one of "
+			"infra, boot_failed, agent_lost, "
+			"guest_panic, oom_host, oom_guest, timeout, failed"},
+		{"retry: {max_attempts: 2, on: [infra, infra]}",
+			"1:1: retry.on: \"infra\" is there twice"},
+		{"retry: {max_attempts: 2, backoff: 5}",
+			"3:35: retry.backoff: 5 has no unit; write 5s"},
+		{"retry: {max_attempts: 2, backoff: 25h}",
+			"3:35: retry.backoff: 25h is too much, the most is 1d"},
+		{"retry: {max_attempts: 2, backoff: 2s, max_backoff: 1s}",
+			"1:1: retry.max_backoff: is less than retry.backoff"},
+		{"retry: {max_attempts: 2, tries: 1}",
+			"3:26: unknown key \"tries\"; the keys of a retry are: max_attempts, on, "
+			"backoff, max_backoff"},
 		{"priority: 101", "3:11: priority: 101 is out of range: from -100 to 100"},
 		{"priority: -101", "3:11: priority: -101 is out of range: from -100 to 100"},
 		{"priority: high",
@@ -251,7 +289,8 @@ static void bad_files(void **state)
 					  "missing"},
 		{"hello", "job.yaml:1:1: must be a mapping with the keys of a job: name, image, "
 			  "command, run, env, working_dir, user, inputs, outputs, timeout, "
-			  "stop_grace_period, resources, limits, priority, ttl_after_finished, "
+			  "stop_grace_period, resources, limits, retry, priority, "
+			  "ttl_after_finished, "
 			  "labels"},
 		{"image: debian\ncommand: python3 x.py\n",
 			"job.yaml:2:10: command: must be a list, such as [python3, -c, "

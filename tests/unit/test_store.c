@@ -102,7 +102,7 @@ static void a_newer_version_is_refused(void **state)
 	f->store->ops->close(steal_ptr(f->store));
 	sql(f, "PRAGMA user_version = 999");
 	expect_refused(f, ERR_UNSUPPORTED, "version 999");
-	sql(f, "PRAGMA user_version = 2");
+	sql(f, "PRAGMA user_version = 3");
 	f->store = store_sqlite_open(f->path, NULL);
 	assert_non_null(f->store); /* nothing was changed */
 	_cleanup_job_record_ struct job_record *back = get(f->store, "0000000000001");
@@ -158,6 +158,73 @@ static void a_store_of_version_1_keeps_its_jobs(void **state)
 	assert_int_equal(f->store->ops->expired(f->store, &expiry, count, &n, NULL), 0);
 	assert_int_equal(n, 1);
 	submit_new(f->store, "0000000000003");
+}
+
+/* A store as version 2 made it, word for word: one that waits with a key, one whose attempt was
+ * under way, one that ended and has a time of its own. */
+static void a_store_of_version_2_keeps_its_jobs(void **state)
+{
+	static const char version_2[] =
+		"CREATE TABLE jobs ("
+		"  seq INTEGER PRIMARY KEY,"
+		"  id TEXT NOT NULL UNIQUE,"
+		"  key TEXT UNIQUE,"
+		"  epoch INTEGER NOT NULL,"
+		"  state INTEGER NOT NULL,"
+		"  attempt INTEGER NOT NULL,"
+		"  vm TEXT NOT NULL,"
+		"  finished INTEGER,"
+		"  destroyed INTEGER,"
+		"  spec BLOB NOT NULL,"
+		"  result BLOB NOT NULL);"
+		"CREATE INDEX jobs_by_state ON jobs (state, seq);"
+		"CREATE TABLE labels ("
+		"  name TEXT NOT NULL,"
+		"  value TEXT NOT NULL,"
+		"  seq INTEGER NOT NULL REFERENCES jobs (seq) ON DELETE CASCADE,"
+		"  PRIMARY KEY (name, value, seq)) WITHOUT ROWID;"
+		"CREATE INDEX labels_by_job ON labels (seq);"
+		"ALTER TABLE jobs ADD COLUMN expires INTEGER;"
+		"CREATE INDEX jobs_by_end ON jobs (finished) WHERE finished IS NOT NULL AND "
+		"expires IS NULL;"
+		"CREATE INDEX jobs_by_expiry ON jobs (expires) WHERE expires IS NOT NULL;"
+		/* image: \"a\"; id, spec: {image: \"\"}, state, share: \"uid:7\" */
+		"INSERT INTO jobs VALUES (1, '0000000000001', 'k', 0, 1, 0, '', NULL, NULL,"
+		"  x'120161', x'0a0131120212001801fa01057569643a37', NULL);"
+		"INSERT INTO jobs VALUES (2, '0000000000002', NULL, 3, 3, 2, 'vm-1', NULL, NULL,"
+		"  x'120161', x'0a0132120212001803fa01057569643a37', NULL);"
+		"INSERT INTO jobs VALUES (3, '0000000000003', NULL, 1, 5, 1, '', 700, 800,"
+		"  x'120161', x'0a0133120212001805fa01057569643a37', 900);"
+		"INSERT INTO labels VALUES ('team', 'red', 1);"
+		"PRAGMA user_version = 2;";
+	struct fixture *f = *state;
+
+	f->store->ops->close(steal_ptr(f->store));
+	assert_int_equal(unlink(f->path), 0);
+	sql(f, version_2);
+	f->store = store_sqlite_open(f->path, NULL);
+	assert_non_null(f->store);
+	_cleanup_job_record_ struct job_record *first = get(f->store, "0000000000001");
+	assert_string_equal(first->key, "k");
+	assert_string_equal(first->share, "uid:7");
+	assert_null(first->inputs);
+	assert_int_equal(first->not_before, 0);
+	/* The attempt under way ends, and another may follow. */
+	_cleanup_job_record_ struct job_record *second = get(f->store, "0000000000002");
+	_cleanup_job_record_ struct job_record *queued = record_back_in_queue(second, 5);
+	assert_int_equal(f->store->ops->begin(f->store, NULL), 0);
+	assert_int_equal(f->store->ops->requeue(f->store, second, queued, NULL), 0);
+	assert_int_equal(f->store->ops->commit(f->store, NULL), 0);
+	size_t n = 0;
+	assert_int_equal(f->store->ops->attempts(f->store, "0000000000002", count, &n, NULL), 0);
+	assert_int_equal(n, 1);
+	_cleanup_job_record_ struct job_record *third = get(f->store, "0000000000003");
+	assert_int_equal(third->result.times[STAGE_DESTROYED], 800);
+	struct store_expiry expiry = {.now_usec = 901, .settled_usec = 901, .limit = 9};
+	n = 0;
+	assert_int_equal(f->store->ops->expired(f->store, &expiry, count, &n, NULL), 0);
+	assert_int_equal(n, 1);
+	submit_new(f->store, "0000000000004");
 }
 
 /* All lines of the plan, each behind a "|". */
@@ -255,6 +322,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(a_newer_version_is_refused),
 		TEST(a_store_of_version_1_keeps_its_jobs),
+		TEST(a_store_of_version_2_keeps_its_jobs),
 		TEST(lists_come_from_an_index),
 		TEST(a_second_opener_is_refused),
 		TEST(damage_is_seen_at_the_start),
