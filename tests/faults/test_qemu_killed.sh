@@ -4,11 +4,11 @@
 
 need_image "$IMAGE"
 
-# libvirt has not said yet that the domain runs.
+# Before libvirt says that the domain runs, or just behind.
 while_created() {
 	id=$(orc submit "${JOB[@]}" -- true)
 	kill -KILL "$(process_appears qemu-system)"
-	ended_as infra '.'
+	ended_as 'infra|boot_failed' '^starting the domain: libvirt: |^QEMU ended by signal 9 before'
 }
 
 while_booting() {
