@@ -40,6 +40,7 @@ COMMON := \
 	common/rpc_client.c \
 	common/rpc_conn.c \
 	common/rpc_message.c \
+	common/rpc_poll.c \
 	common/rpc_server.c \
 	common/sock.c \
 	common/text.c \
@@ -212,6 +213,7 @@ UNIT_TESTS := \
 	tests/unit/test_config.c \
 	tests/unit/test_control.c \
 	tests/unit/test_control_logs.c \
+	tests/unit/test_control_many.c \
 	tests/unit/test_control_retry.c \
 	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
@@ -235,6 +237,7 @@ UNIT_TESTS := \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
 	tests/unit/test_rpc_loss.c \
+	tests/unit/test_rpc_poll.c \
 	tests/unit/test_run_exit.c \
 	tests/unit/test_scheduler.c \
 	tests/unit/test_serve.c \
@@ -396,8 +399,8 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 
 # These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
-$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_retry \
-$(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
+$(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_many \
+$(BIN)/unit/test_control_retry $(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
 	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
@@ -443,6 +446,15 @@ $(BIN)/tests/rpc_bench: $(call obj,tests/bench/rpc_bench.c) $(OBJ)/libcommon.a
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lsodium $(RPC_LIBS)
 .PHONY: rpc-bench
 rpc-bench: $(BIN)/tests/rpc_bench
+
+# A VM that is up and answers, for tests/bench/bench-warm.
+$(BIN)/warm_bench: $(call obj,tests/bench/warm_bench.c) $(OBJ)/liborchestrator.a \
+		$(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
+.PHONY: warm-bench
+warm-bench: $(BIN)/warm_bench
 
 # What the kernel lane asks beside the product. The first runs in guests too, so it is static.
 KERNEL_VSOCK_PROGRAMS := $(BIN)/tests/vsock_probe $(BIN)/tests/stranger

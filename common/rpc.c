@@ -1,5 +1,5 @@
-/* The process-wide side of gRPC: its start and end, the completion queue and its poller, its log,
- * and what our limits mean in its terms. */
+/* The process-wide side of gRPC: its start and end, its log, and what our limits mean in its terms.
+ */
 #include "common/rpc.h"
 
 #include <errno.h>
@@ -38,31 +38,11 @@ const struct rpc_limits rpc_limits_control = {
 	.unpacked = 4 * LIMIT_CONTROL_MESSAGE,
 	.window = 256 * KIB,
 	.metadata = 16 * KIB,
-	.calls = 256, /* each `wait` and `logs -f` holds one */
+	.calls = 320, /* each `wait` and `logs -f` holds one: see the seats of control.c */
 };
 
 static pthread_mutex_t init_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned init_count;
-static grpc_completion_queue *queue;
-static pthread_t poller;
-
-grpc_completion_queue *rpc_queue(void)
-{
-	return queue;
-}
-
-static void *poll_queue(void *arg)
-{
-	(void)arg;
-	for (;;) {
-		grpc_event ev =
-			grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
-		if (ev.type == GRPC_QUEUE_SHUTDOWN)
-			return NULL;
-		struct rpc_op *op = ev.tag;
-		op->done(op, ev.success);
-	}
-}
 
 static void log_grpc(gpr_log_func_args *args)
 {
@@ -115,19 +95,12 @@ static void start(void)
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	grpc_init();
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	queue = grpc_completion_queue_create_for_next(NULL);
-	if (rpc_thread_start(&poller, 0, poll_queue, NULL) != 0) {
-		log_error("rpc", "cannot start a thread");
-		abort();
-	}
+	rpc_poll_start();
 }
 
 static void stop(void)
 {
-	grpc_completion_queue_shutdown(queue);
-	pthread_join(poller, NULL);
-	grpc_completion_queue_destroy(queue);
-	queue = NULL;
+	rpc_poll_stop();
 	/* Not grpc_shutdown(): that one may leave a thread that still frees memory at exit. */
 	grpc_shutdown_blocking();
 }

@@ -108,8 +108,9 @@ void rpc_message_free(ProtobufCMessage *message);
 /* Being called. ---------------------------------------------------------------------------------
  */
 
-/* Runs on a thread of the server's pool. Messages by rpc_recv and rpc_send; a unary reply is one
- * rpc_send. Returns 0, or -1 with *err, which becomes the call's status. */
+/* Runs on a thread of the server's pool, or, if it is quick, on the one that polls. Messages by
+ * rpc_recv and rpc_send; a unary reply is one rpc_send. Returns 0, or -1 with *err, which becomes
+ * the call's status. */
 typedef int (*rpc_handler)(struct rpc_call *call, void *server_arg, struct error **err);
 
 struct rpc_service {
@@ -119,6 +120,11 @@ struct rpc_service {
 
 struct rpc_server *rpc_server_new(const struct rpc_service *services, size_t n_services, void *arg,
 	const struct rpc_limits *limits, struct error **err);
+/* Before the first rpc_server_add(), of a method without streams: its handler waits for nothing (a
+ * lock that is held for a moment is no wait) and makes no calls. It begins when the request is
+ * here, or will not come, on the thread that polls, which saves a change of threads. Everything
+ * else of the process's RPC stands still meanwhile. */
+void rpc_server_set_quick(struct rpc_server *server, const struct rpc_method *method);
 /* Serve a connected fd (taken in every case). conn is the owner's, found by rpc_call_conn();
  * on_close(conn) is called once, on a thread of the server's, when the connection has ended and
  * none of its handlers runs any more; never if this fails. It must not free the server. */

@@ -33,7 +33,12 @@ static void recv_done(struct rpc_op *op, bool ok)
 				   grpc_call_failed_before_recv_message(call->grpc)))
 			call->recv_broken = true;
 	}
+	bool run = call->waits;
+	call->waits = false;
 	rpc_call_op_done(call);
+	/* It is not over before it is handled, and nobody else handles it. */
+	if (run)
+		rpc_server_run_quick(call);
 }
 
 static void aux_done(struct rpc_op *op, bool ok)
@@ -93,7 +98,13 @@ void rpc_call_op_done(struct rpc_call *call)
 {
 	call->pending--;
 	bool over = call->side == RPC_SERVER && call->handled && call->pending == 0;
-	pthread_cond_broadcast(&call->changed);
+	/* Now, not when they come to run: nobody need poll for them. */
+	if (call->waiting) {
+		rpc_poll_awaited(call->waiting);
+		call->waiting = 0;
+		call->round++;
+		pthread_cond_broadcast(&call->changed);
+	}
 	pthread_mutex_unlock(&call->lock);
 	/* A client's call may be gone by now: its owner waits for pending to be 0. */
 	if (over)
@@ -102,15 +113,22 @@ void rpc_call_op_done(struct rpc_call *call)
 
 bool rpc_call_wait(struct rpc_call *call, uint64_t deadline_usec)
 {
-	if (!deadline_usec) {
-		pthread_cond_wait(&call->changed, &call->lock);
-		return true;
-	}
-	struct timespec ts = {
+	const struct timespec ts = {
 		.tv_sec = (time_t)(deadline_usec / 1000000),
 		.tv_nsec = (long)(deadline_usec % 1000000) * 1000,
 	};
-	return pthread_cond_timedwait(&call->changed, &call->lock, &ts) == 0;
+
+	uint64_t round = call->round;
+	call->waiting++;
+	rpc_poll_await();
+	int r = deadline_usec ? pthread_cond_timedwait(&call->changed, &call->lock, &ts)
+			      : pthread_cond_wait(&call->changed, &call->lock);
+	/* Unless a completion has counted it off. */
+	if (round == call->round) {
+		call->waiting--;
+		rpc_poll_awaited(1);
+	}
+	return r == 0;
 }
 
 void rpc_call_arm(struct rpc_call *call)

@@ -187,9 +187,8 @@ int rpc_unary(struct rpc_peer *peer, const struct rpc_method *method,
 
 	pthread_mutex_lock(&call->lock);
 	rpc_call_start(call, ops, ARRAY_SIZE(ops), &call->end_op);
-	while (call->pending)
-		rpc_call_wait(call, 0);
 	pthread_mutex_unlock(&call->lock);
+	rpc_poll_for(call);
 
 	if (call->status != GRPC_STATUS_OK)
 		rpc_client_status(call, err);

@@ -1,9 +1,10 @@
 /* What the files of common/rpc share. Nobody else includes this.
  *
- * Theory of operation. One completion queue and one thread that polls it serve the whole process.
- * A batch is started with a struct rpc_op as its tag; when it completes, the poller calls op->done,
- * which notes the result under the call's lock and wakes who waits. The poller never blocks and
- * never runs foreign code: messages are unpacked, and handlers and on_close run, on other threads.
+ * Theory of operation. One completion queue serves the whole process, and one thread at a time
+ * polls it (which one, rpc_poll.c tells). A batch is started with a struct rpc_op as its tag; when
+ * it completes, who polls calls op->done, which notes the result under the call's lock and wakes
+ * who waits. It never blocks, and of foreign code it runs only the handlers that promise the same
+ * (rpc_server_set_quick): messages are unpacked, and the others and on_close run, on other threads.
  *
  * struct rpc_call is the same at both ends: at most one SEND_MESSAGE and one RECV_MESSAGE are under
  * way, so a call holds one message each way besides what HTTP/2's window lets gRPC read ahead.
@@ -18,14 +19,12 @@
 
 /* Tag of a batch. */
 struct rpc_op {
-	void (*done)(struct rpc_op *op, bool ok); /* on the poller's thread; must not block */
+	void (*done)(struct rpc_op *op, bool ok); /* on the thread that polls; must not block */
 	struct rpc_call *call;
 };
 
 /* rpc.c ------------------------------------------------------------------------------------------
  */
-grpc_completion_queue *rpc_queue(void);
-
 enum rpc_side { RPC_CLIENT, RPC_SERVER };
 #define RPC_ARGS_MAX 24
 /* Channel arguments for these limits; args has room for RPC_ARGS_MAX. */
@@ -38,6 +37,19 @@ int rpc_prepare_fd(int fd, struct error **err);
 int rpc_thread_start(pthread_t *ret, size_t stack_size, void *(*run)(void *), void *arg);
 /* pthread_cond_init for waits against CLOCK_MONOTONIC. */
 void rpc_cond_init(pthread_cond_t *cond);
+
+/* rpc_poll.c -------------------------------------------------------------------------------------
+ */
+grpc_completion_queue *rpc_queue(void);
+void rpc_poll_start(void);
+void rpc_poll_stop(void); /* no calls and no connections any more */
+/* A server comes or goes: while there is one, the poller polls always. */
+void rpc_poll_serve(bool serve);
+/* Until nothing of the call is pending. Not under its lock. */
+void rpc_poll_for(struct rpc_call *call);
+/* Before and after a wait for what a completion changes: somebody polls meanwhile. */
+void rpc_poll_await(void);
+void rpc_poll_awaited(unsigned n);
 
 /* rpc_message.c ----------------------------------------------------------------------------------
  */
@@ -66,6 +78,8 @@ struct rpc_call {
 	const struct rpc_limits *limits; /* borrowed: the peer's or server's */
 	enum rpc_side side;
 	unsigned pending;
+	unsigned waiting; /* threads in rpc_call_wait() since `round` began: at a completion */
+	uint64_t round;
 	bool woken;	/* by rpc_wake: the next rpc_recv returns */
 	bool cancelled; /* by rpc_cancel, or because the peer object is freed */
 
@@ -98,6 +112,7 @@ struct rpc_call {
 	const struct rpc_service *service; /* borrowed; NULL: no such method */
 	struct rpc_call *queue_next;	   /* in server->queue, under server->lock */
 	bool head_sent;
+	bool waits;	  /* quick: the handler begins when recv_op is done */
 	bool handled;	  /* the handler returned */
 	bool recv_broken; /* the stream of requests broke off */
 	int peer_cancelled;
@@ -123,6 +138,7 @@ int rpc_client_status(struct rpc_call *call, struct error **err);
  */
 struct rpc_server {
 	struct rpc_service *services; /* owned */
+	bool *quick;		      /* owned: of each; fixed before there are connections */
 	size_t n_services;
 	void *arg; /* borrowed: by the handlers */
 	struct rpc_limits limits;
@@ -145,6 +161,9 @@ struct rpc_server {
 /* Put an accepted call into the queue. Under server->lock. */
 void rpc_server_push(struct rpc_server *server, struct rpc_call *call);
 const struct rpc_service *rpc_server_find(const struct rpc_server *server, grpc_slice path);
+bool rpc_server_is_quick(const struct rpc_server *server, const struct rpc_service *service);
+/* Run the handler of a quick call. On the thread that polls. */
+void rpc_server_run_quick(struct rpc_call *call);
 /* The call is handled and nothing is under way; takes it. */
 void rpc_server_call_over(struct rpc_call *call);
 

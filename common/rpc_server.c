@@ -23,6 +23,18 @@ const struct rpc_service *rpc_server_find(const struct rpc_server *server, grpc_
 	return NULL;
 }
 
+void rpc_server_set_quick(struct rpc_server *server, const struct rpc_method *method)
+{
+	for (size_t i = 0; i < server->n_services; i++)
+		if (server->services[i].method == method)
+			server->quick[i] = true;
+}
+
+bool rpc_server_is_quick(const struct rpc_server *server, const struct rpc_service *service)
+{
+	return service && server->quick[service - server->services];
+}
+
 void rpc_server_call_over(struct rpc_call *call)
 {
 	struct rpc_conn *conn = call->conn;
@@ -84,6 +96,16 @@ static void handle(struct rpc_call *call, bool refuse)
 	answer(call, err);
 }
 
+void rpc_server_run_quick(struct rpc_call *call)
+{
+	struct rpc_server *server = call->conn->server;
+
+	pthread_mutex_lock(&server->lock);
+	bool refuse = call->conn->closing;
+	pthread_mutex_unlock(&server->lock);
+	handle(call, refuse);
+}
+
 static void *serve(void *arg)
 {
 	struct rpc_server *server = arg;
@@ -134,12 +156,14 @@ void rpc_server_push(struct rpc_server *server, struct rpc_call *call)
 
 static void server_destroy(struct rpc_server *server)
 {
+	rpc_poll_serve(false);
 	close_fd(&server->epoll);
 	close_fd(&server->wake);
 	pthread_cond_destroy(&server->work);
 	pthread_mutex_destroy(&server->lock);
 	free(server->threads);
 	free(server->services);
+	free(server->quick);
 	free(server);
 }
 
@@ -160,7 +184,9 @@ struct rpc_server *rpc_server_new(const struct rpc_service *services, size_t n_s
 	struct epoll_event event = {.events = EPOLLIN};
 	int r;
 
+	rpc_poll_serve(true);
 	server->services = xmemdup(services, n_services * sizeof(*services));
+	server->quick = xcalloc(n_services, sizeof(*server->quick));
 	server->n_services = n_services;
 	server->arg = arg;
 	server->limits = *limits;

@@ -23,7 +23,6 @@ struct cgroup_tree {
 struct cgroup {
 	int tree_fd; /* borrowed */
 	int fd;
-	int procs_fd;
 	char *name;
 };
 
@@ -124,9 +123,7 @@ struct cgroup *cgroup_new(
 		return NULL;
 	}
 	_cleanup_close_ int fd = openat(tree->fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	_cleanup_close_ int procs_fd =
-		fd < 0 ? -1 : openat(fd, "cgroup.procs", O_WRONLY | O_CLOEXEC);
-	if (procs_fd < 0) {
+	if (fd < 0) {
 		log_warn("cgroup", "%s: %s", name, strerror(errno));
 		unlinkat(tree->fd, name, AT_REMOVEDIR);
 		return NULL;
@@ -136,14 +133,13 @@ struct cgroup *cgroup_new(
 	struct cgroup *cgroup = xcalloc(1, sizeof(*cgroup));
 	cgroup->tree_fd = tree->fd;
 	cgroup->fd = steal_fd(fd);
-	cgroup->procs_fd = steal_fd(procs_fd);
 	cgroup->name = xstrdup(name);
 	return cgroup;
 }
 
-int cgroup_procs_fd(const struct cgroup *cgroup)
+int cgroup_fd(const struct cgroup *cgroup)
 {
-	return cgroup ? cgroup->procs_fd : -1;
+	return cgroup ? cgroup->fd : -1;
 }
 
 void cgroup_kill(struct cgroup *cgroup)
@@ -183,7 +179,6 @@ void cgroup_free(struct cgroup *cgroup)
 		sleep_ms(5);
 	}
 	close(cgroup->fd);
-	close(cgroup->procs_fd);
 	free(cgroup->name);
 	free(cgroup);
 }

@@ -22,8 +22,8 @@ struct cgroup_limits {
 /* NULL if the tree is NULL or the cgroup cannot be made (logged). name: a plain file name. */
 struct cgroup *cgroup_new(
 	struct cgroup_tree *tree, const char *name, const struct cgroup_limits *limits);
-/* An fd of cgroup.procs: a process that writes "0" to it joins. Borrowed; -1 for NULL. */
-int cgroup_procs_fd(const struct cgroup *cgroup);
+/* An fd of its directory, to make a process in it. Borrowed; -1 for NULL. */
+int cgroup_fd(const struct cgroup *cgroup);
 void cgroup_kill(struct cgroup *cgroup);
 /* Did the kernel kill something in there for want of memory? */
 bool cgroup_oom_killed(const struct cgroup *cgroup);

@@ -2,9 +2,10 @@
  * deadlines, and finds out how it ended. Phases, all on that thread:
  *
  *   start    plan and launch; a failure here is the execution's exit
- *   run      until nothing of the job is left (the job init's pidfd says so)
+ *   run      until nothing of the job is left but its init (which says so as its last, or its pidfd
+ *            does)
  *   drain    until the pipes are empty, as fast as the reader takes from the rings
- *   ended    the exit is there to be taken
+ *   ended    the exit is there to be taken; the job init and its namespaces go meanwhile
  *
  * `lock` guards everything that the reader's thread sees; `changed` wakes the reader, `wake` (an
  * eventfd) wakes the execution's thread.
@@ -268,7 +269,7 @@ static void clear_wake(struct execution *ex)
 		return;
 }
 
-/* Until no process of the job is left. */
+/* Until no process of the job is left, but perhaps the job init. */
 static void run(struct execution *ex)
 {
 	enum { OUT, ERR, WAKE, REPORT, PIDFD, COUNT };
@@ -305,11 +306,20 @@ static void run(struct execution *ex)
 			pump(ex, &ex->out, &ex->out_since);
 		if (fds[ERR].revents)
 			pump(ex, &ex->err, &ex->err_since);
-		alive = !fds[PIDFD].revents;
+		alive = !fds[PIDFD].revents && !ex->has_end;
 		pthread_mutex_unlock(&ex->lock);
 	}
+}
+
+/* The kernel takes the namespaces apart while it ends. */
+static void reap_init(const struct execution *ex)
+{
+	struct pollfd fd = {.fd = ex->process.pidfd, .events = POLLIN};
+
+	if (poll(&fd, 1, GIVE_UP_USEC / 1000) != 1)
+		log_error("executor", "%s: the process that watched the job does not end", ex->id);
 	/* PID 1's reaper may have been faster. */
-	waitid(P_PIDFD, (id_t)ex->process.pidfd, &(siginfo_t){0}, WEXITED | __WALL);
+	waitid(P_PIDFD, (id_t)ex->process.pidfd, &(siginfo_t){0}, WEXITED | WNOHANG | __WALL);
 }
 
 /* What is still in a pipe. Nobody writes any more, so "nothing now" is the end. Under the lock. */
@@ -363,7 +373,7 @@ static int start(struct execution *ex, struct error **err)
 	pthread_mutex_unlock(&ex->executor->lock);
 	ex->cgroup = cgroup_new(ex->executor->cgroups, name, &limits);
 	ex->oom_kills_before = machine_oom_kills();
-	if (launch_start(&ex->launch, cgroup_procs_fd(ex->cgroup), &ex->process, err) < 0)
+	if (launch_start(&ex->launch, cgroup_fd(ex->cgroup), &ex->process, err) < 0)
 		return -1;
 
 	pthread_mutex_lock(&ex->lock);
@@ -412,6 +422,8 @@ static void *execution_thread(void *arg)
 		error_free(err);
 	}
 	finish(ex);
+	if (ex->process.pidfd >= 0)
+		reap_init(ex);
 	cgroup_free(ex->cgroup);
 	ex->cgroup = NULL;
 	return NULL;

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <linux/sched.h>
 #include <sched.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -173,7 +174,26 @@ static _Noreturn void job_fail(enum launch_step step)
 
 static int join_cgroup(void)
 {
-	return write(FD_CGROUP, "0", 1) == 1 ? 0 : -1;
+	int fd = openat(FD_CGROUP, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+
+	return fd >= 0 && write(fd, "0", 1) == 1 ? close(fd) : -1;
+}
+
+/* Born in its cgroup, where the kernel can do that: to move a process the kernel first waits until
+ * no other makes one, which takes some ticks of its clock. *ret_joined in the child too. */
+static pid_t clone_job(const struct job_init *init, bool *ret_joined)
+{
+	struct clone_args args = {
+		.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = FD_CGROUP};
+
+	if (init->cgroup) {
+		*ret_joined = true;
+		long pid = syscall(SYS_clone3, &args, sizeof(args));
+		if (pid >= 0)
+			return (pid_t)pid;
+	}
+	*ret_joined = false;
+	return (pid_t)syscall(SYS_clone, (unsigned long)SIGCHLD, NULL, NULL, NULL, 0UL);
 }
 
 /* The worker is safe from the out-of-memory killer; a job is not. */
@@ -233,7 +253,7 @@ static _Noreturn void exec_program(const struct launch *launch)
 	job_fail(step);
 }
 
-static _Noreturn void job_run(const struct job_init *init)
+static _Noreturn void job_run(const struct job_init *init, bool joined)
 {
 	static const enum launch_step steps[] = {
 		[SANDBOX_LIMITS] = STEP_LIMITS,
@@ -245,7 +265,7 @@ static _Noreturn void job_run(const struct job_init *init)
 	const struct launch *launch = init->launch;
 
 	setsid();
-	if (init->cgroup && join_cgroup() < 0)
+	if (init->cgroup && !joined && join_cgroup() < 0)
 		job_fail(STEP_CGROUP);
 	if (init->cgroup)
 		unshare(CLONE_NEWCGROUP); /* hides a path, no more: may fail */
@@ -262,16 +282,16 @@ static _Noreturn void job_run(const struct job_init *init)
 static void start_job(struct job_init *init)
 {
 	struct launch_report r;
+	bool joined;
 	int ends[2];
 
 	if (pipe2(ends, O_CLOEXEC) < 0 || ends[0] != FD_EXEC_READ || ends[1] != FD_EXEC_WRITE)
 		fail(STEP_PREPARE);
-	long pid = syscall(SYS_clone, (unsigned long)SIGCHLD, NULL, NULL, NULL, 0UL);
-	if (pid < 0)
+	init->job = clone_job(init, &joined);
+	if (init->job < 0)
 		fail(STEP_FORK);
-	if (pid == 0)
-		job_run(init);
-	init->job = (pid_t)pid;
+	if (init->job == 0)
+		job_run(init, joined);
 
 	/* Ours would keep the job's streams open. */
 	close(FD_IN);
@@ -282,9 +302,9 @@ static void start_job(struct job_init *init)
 	ssize_t n = read(FD_EXEC_READ, &r, sizeof(r));
 	close(FD_EXEC_READ);
 	if (n != sizeof(r))
-		r = (struct launch_report){.type = LAUNCH_STARTED, .pid = (int)pid};
+		r = (struct launch_report){.type = LAUNCH_STARTED, .pid = init->job};
 	if (r.type == LAUNCH_FAILED)
-		waitpid((pid_t)pid, NULL, __WALL);
+		waitpid(init->job, NULL, __WALL);
 	report(&r);
 	if (r.type == LAUNCH_FAILED)
 		_exit(1);

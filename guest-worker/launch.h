@@ -41,7 +41,7 @@ struct launched {
 	int err_fd;
 };
 
-/* The calling thread must outlive the job: its end would end the job. cgroup_fd: of cgroup.procs,
+/* The calling thread must outlive the job: its end would end the job. cgroup_fd: of its directory,
  * or -1. */
 int launch_start(
 	const struct launch *launch, int cgroup_fd, struct launched *ret, struct error **err);

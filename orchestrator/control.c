@@ -44,14 +44,14 @@ static const struct rpc_service services[] = {
 
 /* --- seats ----------------------------------------------------------------------------------- */
 
-/* Of the 256 threads that rpc_limits_control gives. */
+/* Of the 320 threads that rpc_limits_control gives. */
 static struct {
 	const unsigned most;
 	const char *what;
 	atomic_uint taken;
 } seats[] = {
 	[SEATS_WATCHING] = {208, "follow a job or wait for one", 0},
-	[SEATS_MOVING] = {32, "submit jobs or fetch results", 0},
+	[SEATS_MOVING] = {80, "submit jobs or fetch results", 0},
 };
 
 int control_sit(enum control_seats which, struct error **err)

@@ -13,7 +13,6 @@
 #include <pthread.h>
 #include <string.h>
 
-#include "common/failpoint.h"
 #include "common/util.h"
 #include "orchestrator/jobspec.h"
 
@@ -233,7 +232,6 @@ static int answer(struct stream *stream, const struct batch *batch, struct error
 	}
 	reply.n_results = batch->n_items;
 	reply.results = pointers;
-	FAILPOINT("submit-many.reply");
 	int r = rpc_send_within(stream->call, &reply.base, REPLY_MS, err);
 	for (size_t i = 0; i < batch->n_items; i++)
 		free(results[i].error);

@@ -1,7 +1,11 @@
 /* rpc_bench [CALLS]: a small unary call (Addition) over a Unix socketpair between two processes, by
- * common/rpc, by the bare C core of gRPC, and the same bytes over the raw socket, taking turns call
- * by call. The bare core has one thread at each end and no limits, deadlines or cancellation: what
- * the layer costs is what it adds.
+ * common/rpc, by the bare C core of gRPC, and the same bytes over the raw socket. The bare core has
+ * one thread at each end and no limits, deadlines or cancellation: what the layer costs is what it
+ * adds.
+ *
+ * Each has a caller and a callee of its own, since all that a process has of gRPC shares one epoll
+ * set and the threads that wait for it. They take turns, some calls each, so that what else the
+ * machine does meets all of them.
  *
  * The core is called directly here, against the house's rule, because it is what is measured. */
 #include <grpc/byte_buffer.h>
@@ -9,10 +13,12 @@
 #include <grpc/grpc.h>
 #include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
-#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,6 +30,7 @@
 #include "worker.pb-c.h"
 
 #define CALLS	   5000
+#define BLOCK	   50 /* calls of one turn */
 #define WARM_UP	   300
 #define TIMEOUT_MS 20000
 #define RAW_BYTES  16
@@ -114,9 +121,9 @@ static void core_serve_one(grpc_server *server, grpc_completion_queue *queue)
 	grpc_metadata_array_destroy(&metadata);
 }
 
-static void *core_serve(void *arg)
+static _Noreturn void core_serve(int fd)
 {
-	int fd = *(int *)arg;
+	grpc_init();
 	grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
 	grpc_server *server = grpc_server_create(NULL, NULL);
 	grpc_server_credentials *plain = grpc_insecure_server_credentials_create();
@@ -126,7 +133,6 @@ static void *core_serve(void *arg)
 	grpc_server_add_channel_from_fd(server, fd, plain);
 	for (;;)
 		core_serve_one(server, queue);
-	return NULL;
 }
 
 static void core_call(grpc_channel *channel, grpc_completion_queue *queue, int64_t a, int64_t b)
@@ -205,15 +211,14 @@ static void layer_call(struct rpc_peer *peer, int64_t a, int64_t b)
 /* The raw socket. -------------------------------------------------------------------------------
  */
 
-static void *raw_serve(void *arg)
+static _Noreturn void raw_serve(int fd)
 {
-	int fd = *(int *)arg;
 	char buf[RAW_BYTES];
 
 	while (recv(fd, buf, sizeof(buf), MSG_WAITALL) == RAW_BYTES)
 		if (send(fd, buf, sizeof(buf), 0) != RAW_BYTES)
 			break;
-	return NULL;
+	_exit(0);
 }
 
 static void raw_call(int fd)
@@ -225,28 +230,160 @@ static void raw_call(int fd)
 		die("raw socket");
 }
 
-/* Both processes. -------------------------------------------------------------------------------
+/* The processes. --------------------------------------------------------------------------------
  */
 
-enum subject { RAW, CORE, LAYER, SUBJECTS };
-static const char *const names[SUBJECTS] = {"raw socket", "bare gRPC core", "common/rpc"};
+/* LAYER is a command's call of a quick method. POOL: its handler runs on a thread of the pool.
+ * BUSY: and the caller's process serves calls too, as the daemon does, so its own poller polls. */
+enum subject { RAW, CORE, LAYER, POOL, BUSY, SUBJECTS };
+static const char *const names[SUBJECTS] = {
+	"raw socket",
+	"bare gRPC core",
+	"common/rpc",
+	"  by the pool",
+	"  and the poller",
+};
 
-static _Noreturn void serve(int fds[SUBJECTS])
+static const struct rpc_service services[] = {{&worker_addition, handle_addition}};
+
+static _Noreturn void layer_serve(enum subject subject, int fd)
 {
-	static const struct rpc_service services[] = {{&worker_addition, handle_addition}};
 	_cleanup_error_ struct error *err = NULL;
-	pthread_t raw, core;
 
 	rpc_init();
 	struct rpc_server *server = rpc_server_new(services, 1, NULL, &rpc_limits_guest, &err);
-	if (!server || rpc_server_add(server, fds[LAYER], NULL, NULL, &err) < 0)
+	if (server && subject == LAYER)
+		rpc_server_set_quick(server, &worker_addition);
+	if (!server || rpc_server_add(server, fd, NULL, NULL, &err) < 0)
 		die(err->text);
-	if (pthread_create(&raw, NULL, raw_serve, &fds[RAW]) != 0 ||
-		fd_set_nonblock(fds[CORE], true) < 0 ||
-		pthread_create(&core, NULL, core_serve, &fds[CORE]) != 0)
-		die("a thread");
-	pthread_join(raw, NULL); /* the caller is done */
+	for (;;)
+		pause();
+}
+
+static _Noreturn void serve(enum subject subject, int fd)
+{
+	switch (subject) {
+	case RAW:
+		raw_serve(fd);
+	case CORE:
+		if (fd_set_nonblock(fd, true) < 0)
+			die("socket");
+		core_serve(fd);
+	default:
+		layer_serve(subject, fd);
+	}
+}
+
+/* What a caller needs; made once. */
+struct caller {
+	enum subject subject;
+	int fd;
+	grpc_channel *channel;
+	grpc_completion_queue *queue;
+	struct rpc_peer *peer;
+};
+
+static void caller_init(struct caller *caller, enum subject subject, int fd)
+{
+	_cleanup_error_ struct error *err = NULL;
+
+	*caller = (struct caller){.subject = subject, .fd = fd};
+	if (subject == CORE) {
+		grpc_channel_credentials *plain = grpc_insecure_credentials_create();
+		grpc_init();
+		if (fd_set_nonblock(fd, true) < 0)
+			die("socket");
+		caller->queue = grpc_completion_queue_create_for_next(NULL);
+		caller->channel = grpc_channel_create_from_fd("peer", fd, plain, NULL);
+	} else if (subject != RAW) {
+		rpc_init();
+		if (subject == BUSY &&
+			!rpc_server_new(services, 1, NULL, &rpc_limits_control, &err))
+			die(err->text);
+		caller->peer = rpc_peer_new(fd, "bench", &rpc_limits_guest, &err);
+		if (!caller->peer)
+			die(err->text);
+	}
+}
+
+static void call_once(struct caller *caller, int i)
+{
+	switch (caller->subject) {
+	case RAW:
+		raw_call(caller->fd);
+		break;
+	case CORE:
+		core_call(caller->channel, caller->queue, 5, i);
+		break;
+	default:
+		layer_call(caller->peer, 5, i);
+	}
+}
+
+/* For each count of calls that comes by turns: make them, note their times, say so. */
+static _Noreturn void take_turns(enum subject subject, int fd, int turns, uint32_t *times)
+{
+	struct caller caller;
+	int count, total = -WARM_UP;
+
+	caller_init(&caller, subject, fd);
+	while (read(turns, &count, sizeof(count)) == sizeof(count)) {
+		for (; count > 0; count--, total++) {
+			uint64_t began = now_mono_usec();
+			call_once(&caller, total);
+			if (total >= 0)
+				times[total] = (uint32_t)(now_mono_usec() - began);
+		}
+		if (write(turns, &count, sizeof(count)) != sizeof(count))
+			break;
+	}
 	_exit(0);
+}
+
+static void pair_new(int ret[2])
+{
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ret) < 0)
+		die("socketpair");
+}
+
+/* 0 in the child, which goes when this process does. */
+static pid_t child_new(void)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		die("fork");
+	if (pid == 0)
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+	return pid;
+}
+
+/* Returns where turns are given. gRPC starts in the children only. */
+static int start(enum subject subject, uint32_t *times)
+{
+	int link[2], turns[2];
+
+	pair_new(link);
+	pair_new(turns);
+	if (child_new() == 0) {
+		close(link[0]);
+		serve(subject, link[1]);
+	}
+	close(link[1]);
+	if (child_new() == 0) {
+		close(turns[0]);
+		take_turns(subject, link[0], turns[1], times);
+	}
+	close(link[0]);
+	close(turns[1]);
+	return turns[0];
+}
+
+static void give_turn(int turns, int count)
+{
+	if (write(turns, &count, sizeof(count)) != sizeof(count) ||
+		read(turns, &count, sizeof(count)) != sizeof(count))
+		die("a caller is gone");
 }
 
 static int compare(const void *a, const void *b)
@@ -270,50 +407,24 @@ static void print(uint32_t *times[SUBJECTS], int calls)
 int main(int argc, char **argv)
 {
 	int calls = argc > 1 ? atoi(argv[1]) : CALLS;
-	_cleanup_error_ struct error *err = NULL;
-	int ours[SUBJECTS], theirs[SUBJECTS];
 	uint32_t *times[SUBJECTS];
+	int turns[SUBJECTS];
 
 	if (calls < 1)
 		die("usage: rpc_bench [CALLS]");
 	for (int s = 0; s < SUBJECTS; s++) {
-		int pair[2];
-		if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
-			die("socketpair");
-		ours[s] = pair[0];
-		theirs[s] = pair[1];
-		times[s] = xcalloc((size_t)calls, sizeof(*times[s]));
+		/* The caller writes them, in its process. */
+		times[s] = mmap(NULL, (size_t)calls * sizeof(*times[s]), PROT_READ | PROT_WRITE,
+			MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		if (times[s] == MAP_FAILED)
+			die("mmap");
+		turns[s] = start((enum subject)s, times[s]);
 	}
-	/* Before gRPC has threads in either. */
-	pid_t pid = fork();
-	if (pid < 0)
-		die("fork");
 	for (int s = 0; s < SUBJECTS; s++)
-		close(pid == 0 ? ours[s] : theirs[s]);
-	if (pid == 0)
-		serve(theirs);
-
-	rpc_init();
-	struct rpc_peer *peer = rpc_peer_new(ours[LAYER], "bench", &rpc_limits_guest, &err);
-	if (!peer || fd_set_nonblock(ours[CORE], true) < 0)
-		die("peer");
-	grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
-	grpc_channel_credentials *plain = grpc_insecure_credentials_create();
-	grpc_channel *channel = grpc_channel_create_from_fd("peer", ours[CORE], plain, NULL);
-	for (int i = -WARM_UP; i < calls; i++) {
-		uint64_t t[SUBJECTS + 1];
-		t[0] = now_mono_usec();
-		raw_call(ours[RAW]);
-		t[1] = now_mono_usec();
-		core_call(channel, queue, 5, i);
-		t[2] = now_mono_usec();
-		layer_call(peer, 5, i);
-		t[3] = now_mono_usec();
-		for (int s = 0; s < SUBJECTS && i >= 0; s++)
-			times[s][i] = (uint32_t)(t[s + 1] - t[s]);
-	}
+		give_turn(turns[s], WARM_UP);
+	for (int done = 0; done < calls; done += BLOCK)
+		for (int s = 0; s < SUBJECTS; s++)
+			give_turn(turns[s], MIN(BLOCK, calls - done));
 	print(times, calls);
-	close(ours[RAW]);
-	waitpid(pid, NULL, 0);
 	return 0;
 }

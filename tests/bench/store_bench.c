@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -26,8 +27,12 @@
 #define STREAM_WINDOW 256
 #define STREAM_BATCH  64
 
+static pid_t daemon_pid; /* not to be left behind */
+
 void die(const char *what, const char *why)
 {
+	if (daemon_pid > 0)
+		kill(daemon_pid, SIGKILL);
 	fprintf(stderr, "store_bench: %s: %s\n", what, why);
 	exit(1);
 }
@@ -349,6 +354,7 @@ static void bench_socket(size_t n)
 	_cleanup_free_ char *ready = fixture_start(f);
 	if (!str_eq(ready, "ready"))
 		die("daemon", ready);
+	daemon_pid = f->daemon;
 	fixture_submit_ok(f, id, "wait:/nonexistent", NULL);
 	fixture_until(f, id, CONTROL__V1__STATE__RUNNING);
 
@@ -366,6 +372,7 @@ static void bench_socket(size_t n)
 	bench_streams(&b, n);
 	job__v1__spec__free_unpacked(b.spec, NULL);
 	fixture_teardown(&state);
+	daemon_pid = 0;
 }
 
 /* store_bench N DIR [POSTGRES-SOCKET-DIR] */
