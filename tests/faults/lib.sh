@@ -33,6 +33,17 @@ process_appears() {
 	head -n 1 <<<"$found"
 }
 
+# An image whose guest never says that it is ready, so that whoever wants to meet it while it boots
+# comes in time.
+derive_slow_image() {
+	local worker=$BUILD/failpoints/libexec/orchestrator/guest-worker
+	[[ -x $worker ]] || fail "there is no $worker: make failpoints"
+	copy_image "$IMAGE" # for the next jobs
+	derive_image slow "$(image_file "$IMAGE" initramfs)"
+	add_to_initramfs slow "$worker" init
+	set_cmdline slow ORCHESTRATOR_FAILPOINT=worker.ready:1:hang
+}
+
 vm_boots() {
 	[[ $(orc list vms -o json | jq -r '.[0].state') == booting ]]
 }
