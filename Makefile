@@ -120,6 +120,7 @@ ORCHESTRATOR := \
 	orchestrator/store_queue.c \
 	orchestrator/store_sqlite.c \
 	orchestrator/store_sqlite_open.c \
+	orchestrator/tsc.c \
 	orchestrator/virt.c \
 	orchestrator/virt_connect.c \
 	orchestrator/vm.c \
@@ -215,6 +216,7 @@ VSOCK_DEVICE := \
 UNIT_TESTS := \
 	tests/unit/test_accel.c \
 	tests/unit/test_attempt_files.c \
+	tests/unit/test_ballast.c \
 	tests/unit/test_bench.c \
 	tests/unit/test_cid.c \
 	tests/unit/test_cli.c \

@@ -107,7 +107,10 @@ static void write_memory(writer w, const struct domain_spec *spec)
 
 /* What the guest's kernel is told besides what its image asks for. The timer shortcuts are for
  * emulation, where calibrating a clock against another one takes longer than all else; with more
- * than one vCPU the APIC timer is needed. On KVM the timers are left alone. */
+ * than one vCPU the APIC timer is needed. On KVM the timers are left alone.
+ *
+ * An emulated guest's time stamp counter is the host's, and its frequency is told: where the guest
+ * measures it on a loaded host it may be wrong by any factor, and with it a job's timeout. */
 static char *cmdline_make(const struct domain_spec *spec)
 {
 	const char *timers = "";
@@ -115,7 +118,9 @@ static char *cmdline_make(const struct domain_spec *spec)
 	if (!spec->kvm)
 		timers = spec->cpus == 1 ? " no_timer_check noapictimer noreplace-smp tsc=reliable"
 					 : " no_timer_check noreplace-smp tsc=reliable";
-	return str_printf("console=ttyS0 quiet panic=-1 reboot=t%s%s%s%s", timers,
+	_cleanup_free_ char *tsc =
+		!spec->kvm && spec->tsc_khz ? str_printf(" tsc_early_khz=%u", spec->tsc_khz) : NULL;
+	return str_printf("console=ttyS0 quiet panic=-1 reboot=t%s%s%s%s%s", timers, tsc ? tsc : "",
 		spec->bench ? " " BENCH_WORD : "", spec->cmdline && *spec->cmdline ? " " : "",
 		spec->cmdline ? spec->cmdline : "");
 }

@@ -24,6 +24,7 @@ struct domain_spec {
 	const char *owner, *vm_id, *job_id;
 	unsigned attempt;
 	bool kvm;
+	uint32_t tsc_khz;     /* tsc.h; of an emulated guest; 0: it finds out itself */
 	const char *emulator; /* NULL: libvirt's choice */
 	const char *firmware; /* ROM; NULL: the machine's own */
 	uint32_t cpus;

@@ -157,16 +157,24 @@ static char *embed_uri(const char *root, struct error **err)
  * nobody else does. */
 #define COLLECT_AFTER_MS 30
 
-/* Direct children of ours are libvirt's to wait for. A detached one leads a session of its own. */
+/* Direct children of ours are libvirt's to wait for, which may take it a while on a loaded host. A
+ * detached one has a session of its own; so has the child that libvirt forks to start it, but that
+ * one never becomes another program, and has our name. */
 static bool is_detached(pid_t pid)
 {
+	char ours[17] = "";
 	_cleanup_free_ char *path = str_printf("/proc/%d/stat", pid);
 	_cleanup_free_ char *text = read_file(path, 4 * KIB, NULL, NULL);
-	const char *after_name = text ? strrchr(text, ')') : NULL;
+	const char *name = text ? strchr(text, '(') : NULL;
+	const char *after_name = name ? strrchr(name, ')') : NULL;
 	int session;
 
-	return after_name && sscanf(after_name, ") %*c %*d %*d %d", &session) == 1 &&
-	       session != getsid(0);
+	if (!after_name || prctl(PR_GET_NAME, ours) < 0)
+		return false;
+	size_t n = (size_t)(after_name - name - 1);
+	if (n == strlen(ours) && memcmp(name + 1, ours, n) == 0)
+		return false;
+	return sscanf(after_name, ") %*c %*d %*d %d", &session) == 1 && session != getsid(0);
 }
 
 static void *collect(void *arg)

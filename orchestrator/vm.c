@@ -31,6 +31,7 @@
 #include "orchestrator/domain_xml.h"
 #include "orchestrator/process.h"
 #include "orchestrator/spawn.h"
+#include "orchestrator/tsc.h"
 #include "orchestrator/vm_private.h"
 
 #define FIRMWARE       "/usr/share/qemu/qboot.rom"
@@ -139,6 +140,7 @@ static char *make_xml(const struct vm *vm, struct error **err)
 		.job_id = vm->order->job_id,
 		.attempt = vm->order->attempt,
 		.kvm = vm->kvm,
+		.tsc_khz = vm->kvm ? 0 : tsc_khz(),
 		.firmware = access(FIRMWARE, R_OK) == 0 ? FIRMWARE : NULL,
 		.cpus = vm->order->cpus,
 		.memory_bytes = vm->order->memory_bytes,
