@@ -94,14 +94,15 @@ static int remove_name(int dir, const char *name)
 static int clear_current(struct removal *r, char **ret)
 {
 	/* Opened anew, for it may have been read before: a duplicate would share the position. */
-	_cleanup_close_ int fd = openat(r->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+	int fd = openat(r->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	DIR *dir = fd < 0 ? NULL : fdopendir(fd); /* takes it */
 	struct dirent *entry;
 	int left = 0;
 
-	if (!dir)
+	if (!dir) {
+		close_fd(&fd);
 		return -1;
-	fd = -1; /* the stream's now */
+	}
 	while (!left && (errno = 0, entry = readdir(dir))) {
 		if (str_eq(entry->d_name, ".") || str_eq(entry->d_name, ".."))
 			continue;

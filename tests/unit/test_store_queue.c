@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdatomic.h>
 
 #include <string.h>
 
@@ -12,7 +13,7 @@
 
 struct counting {
 	struct store base;
-	int begins, commits, rollbacks;
+	atomic_int begins, commits, rollbacks; /* of the store's thread, read by others */
 	bool open;
 	bool fail_commit;
 	bool lose_transaction; /* the next operation takes it down */
