@@ -77,6 +77,7 @@ ORCHESTRATOR := \
 	orchestrator/domain_xml.c \
 	orchestrator/guest.c \
 	orchestrator/host.c \
+	orchestrator/host_connect.c \
 	orchestrator/image.c \
 	orchestrator/image_apt.c \
 	orchestrator/image_build.c \
@@ -115,8 +116,10 @@ ORCHESTRATOR := \
 	orchestrator/store_sqlite_open.c \
 	orchestrator/tsc.c \
 	orchestrator/virt.c \
+	orchestrator/virt_connect.c \
 	orchestrator/vm.c \
 	orchestrator/vm_adopt.c \
+	orchestrator/vm_end.c \
 	orchestrator/vm_files.c \
 	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
@@ -205,6 +208,7 @@ VSOCK_DEVICE := \
 
 UNIT_TESTS := \
 	tests/unit/test_accel.c \
+	tests/unit/test_attempt_files.c \
 	tests/unit/test_ballast.c \
 	tests/unit/test_bench.c \
 	tests/unit/test_cid.c \

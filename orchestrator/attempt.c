@@ -27,7 +27,7 @@
 #include "orchestrator/run_exit.h"
 
 /* How long a lost worker's VM may take to say why. */
-#define SETTLE_MS   2000
+#define SETTLE_MS   10000
 #define STACK_BYTES (512 * KIB)
 /* How long the VM waits for its outcome to be recorded. A store that fails so long fails for
  * longer. */

@@ -69,6 +69,9 @@ void job_enqueue(struct job *job);
 /* The attempt ended as job->final says, and job->next is not set: set it, if another shall follow.
  */
 void job_plan_retry(struct job *job);
+/* The files of attempt n go to their own place. Fails only where it may succeed later; else what
+ * cannot be kept is not worth the job. On the store's thread. */
+int job_keep_files(const struct job *job, unsigned n, struct error **err);
 int job_store_requeue(struct store *store, void *job, struct error **err);
 /* final and next are committed. */
 void job_requeued(struct job *job);

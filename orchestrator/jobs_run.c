@@ -6,7 +6,6 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
-#include "orchestrator/attempt_files.h"
 #include "orchestrator/ballast.h"
 #include "orchestrator/results.h"
 #include "orchestrator/scheduler.h"
@@ -81,10 +80,8 @@ static int store_finish(struct store *store, void *arg, struct error **err)
 
 	FAILPOINT("end.writing");
 	/* One that ended between two attempts has a result.json of its own. */
-	if (job->ended_waiting && attempt_files_keep(job->dir, job->final->attempt, err) < 0) {
-		log_warn(job->final->id, "%s", (*err)->text);
-		error_free(steal_ptr(*err));
-	}
+	if (job->ended_waiting && job_keep_files(job, job->final->attempt, err) < 0)
+		return -1;
 	job_write_result(job);
 	FAILPOINT("end.json");
 	return store->ops->finish(store, job->final, err);
@@ -112,6 +109,7 @@ static void take_over_end(struct job *job)
 	if (destroyed)
 		result->times[STAGE_DESTROYED] = destroyed;
 	job->record->state = JOB_FINISHED;
+	job->record->not_before = 0;
 	job_tell_watches(job, true);
 }
 
@@ -172,6 +170,7 @@ static void end_with(struct job *job, const struct job_result *result)
 	job->ended_waiting = job->record->state == JOB_QUEUED && job->record->attempt;
 	job->final = job_record_copy(job->record);
 	job->final->state = JOB_FINISHED;
+	job->final->not_before = 0;
 	job_result_clear(&job->final->result);
 	job_result_copy(&job->final->result, result);
 	for (size_t i = 0; i < STAGES; i++) {
@@ -401,7 +400,7 @@ static int store_claim(struct store *store, void *arg, struct error **err)
 	if (ballast_check_room(err) < 0 || make_dirs(inputs, 0700, err) < 0)
 		return -1;
 	if (claim->record->attempt > 1 &&
-		attempt_files_keep(claim->job->dir, claim->record->attempt - 1, err) < 0)
+		job_keep_files(claim->job, claim->record->attempt - 1, err) < 0)
 		return -1;
 	return store->ops->claim(store, claim->record, err);
 }

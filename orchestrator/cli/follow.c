@@ -282,7 +282,7 @@ static int run(struct follow *f)
 		progress_clear(&f->progress);
 		if (interrupt_signal())
 			return detach(f, 128 + interrupt_signal());
-		if (f->taken[0] + f->taken[1] > taken ||
+		if (f->taken[0] + f->taken[1] != taken ||
 			now_mono_usec() - since >= GOOD_CONNECTION_USEC)
 			reconnect_good(&f->reconnect);
 		_cleanup_error_ struct error *why = NULL;

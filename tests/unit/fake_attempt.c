@@ -215,6 +215,14 @@ static void end_as_ordered(struct attempt *a, const char *rest)
 	}
 }
 
+static bool has_word(const struct attempt *a, const char *word)
+{
+	for (size_t i = 0; i < a->order->spec->n_argv; i++)
+		if (str_eq(a->order->spec->argv[i], word))
+			return true;
+	return false;
+}
+
 static void conclude(struct attempt *a)
 {
 	struct job_result *result = &a->result;
@@ -229,7 +237,7 @@ static void conclude(struct attempt *a)
 			end_as_ordered(a, rest);
 	}
 	pthread_mutex_lock(&a->lock);
-	if (a->cancelled) {
+	if (a->cancelled && !has_word(a, "deaf")) {
 		result->outcome = OUTCOME_CANCELLED;
 		result->exit_code = EXIT_CANCELLED;
 		free(result->error);
@@ -252,14 +260,6 @@ static void run_program(struct attempt *a)
 	tell(a, (struct attempt_event){.type = ATTEMPT_STATE, .state = JOB_COLLECTING});
 	perform(a, "collect:", true);
 	stage(a, STAGE_COLLECTED);
-}
-
-static bool has_word(const struct attempt *a, const char *word)
-{
-	for (size_t i = 0; i < a->order->spec->n_argv; i++)
-		if (str_eq(a->order->spec->argv[i], word))
-			return true;
-	return false;
 }
 
 static void *run(void *arg)
