@@ -17,7 +17,8 @@
  *
  * A cancel ends any wait but gone's. What happens is noted in STATE_DIR/fake.log, one line each:
  * "sweep", "start ID" or, in a warm VM, "take ID", "gone ID", and of warm VMs "warm boots", "warm
- * leaves". With a file STATE_DIR/fake.broken those do not come up, with fake.lost the idle ones die.
+ * leaves". With a file STATE_DIR/fake.broken those do not come up, with fake.lost the idle ones
+ * die.
  */
 #pragma once
 
