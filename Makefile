@@ -120,6 +120,7 @@ ORCHESTRATOR := \
 	orchestrator/store_queue.c \
 	orchestrator/store_sqlite.c \
 	orchestrator/store_sqlite_open.c \
+	orchestrator/store_sqlite_read.c \
 	orchestrator/tsc.c \
 	orchestrator/virt.c \
 	orchestrator/virt_connect.c \
