@@ -584,11 +584,15 @@ C_FILES := $(wildcard common/*.[ch] orchestrator/*.[ch] orchestrator/*/*.[ch] gu
 format:
 	clang-format -i $(C_FILES)
 
+SCRIPTS = $(shell grep -rlE '^\#!/bin/(ba)?sh' .ci scripts tests vm-images)
+SOURCED = $(filter-out $(SCRIPTS),$(wildcard tests/*/*.sh))
 lint: $(GEN_H)
 	@clang-format --dry-run -Werror $(C_FILES)
 	@cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability --inline-suppr \
 		--suppressions-list=tests/cppcheck.supp --std=c11 -D_GNU_SOURCE -I. \
 		common orchestrator guest-worker
+	@shellcheck --severity=warning -x $(SCRIPTS)
+	@shellcheck --severity=warning -x --shell=bash $(SOURCED)
 
 # --- images --------------------------------------------------------------------------------------
 
