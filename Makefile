@@ -63,6 +63,7 @@ ORCHESTRATOR := \
 	orchestrator/capacity.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
+	orchestrator/config_pool.c \
 	orchestrator/control.c \
 	orchestrator/control_api.c \
 	orchestrator/control_attempts.c \
@@ -76,7 +77,9 @@ ORCHESTRATOR := \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
 	orchestrator/guest.c \
+	orchestrator/guest_run.c \
 	orchestrator/host.c \
+	orchestrator/host_connect.c \
 	orchestrator/image.c \
 	orchestrator/image_apt.c \
 	orchestrator/image_build.c \
@@ -89,15 +92,19 @@ ORCHESTRATOR := \
 	orchestrator/image_recipe.c \
 	orchestrator/image_root.c \
 	orchestrator/image_tools.c \
+	orchestrator/image_watch.c \
 	orchestrator/job.c \
 	orchestrator/input_list.c \
 	orchestrator/jobs.c \
+	orchestrator/jobs_pool.c \
 	orchestrator/jobs_retry.c \
 	orchestrator/jobs_run.c \
 	orchestrator/jobspec.c \
 	orchestrator/jobspec_rules.c \
 	orchestrator/link_tree.c \
 	orchestrator/loop.c \
+	orchestrator/pool.c \
+	orchestrator/pools.c \
 	orchestrator/process.c \
 	orchestrator/queue.c \
 	orchestrator/rank_tree.c \
@@ -113,13 +120,18 @@ ORCHESTRATOR := \
 	orchestrator/store_queue.c \
 	orchestrator/store_sqlite.c \
 	orchestrator/store_sqlite_open.c \
+	orchestrator/store_sqlite_read.c \
+	orchestrator/tsc.c \
 	orchestrator/virt.c \
+	orchestrator/virt_connect.c \
 	orchestrator/vm.c \
 	orchestrator/vm_adopt.c \
+	orchestrator/vm_end.c \
 	orchestrator/vm_files.c \
 	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
 	orchestrator/vsock.c \
+	orchestrator/warm.c \
 	orchestrator/watch.c \
 	orchestrator/yaml_doc.c \
 	orchestrator/yaml_table.c \
@@ -206,6 +218,8 @@ VSOCK_DEVICE := \
 
 UNIT_TESTS := \
 	tests/unit/test_accel.c \
+	tests/unit/test_attempt_files.c \
+	tests/unit/test_ballast.c \
 	tests/unit/test_bench.c \
 	tests/unit/test_cid.c \
 	tests/unit/test_cli.c \
@@ -229,6 +243,7 @@ UNIT_TESTS := \
 	tests/unit/test_jobs.c \
 	tests/unit/test_jobspec.c \
 	tests/unit/test_log_file.c \
+	tests/unit/test_pool.c \
 	tests/unit/test_process.c \
 	tests/unit/test_queue.c \
 	tests/unit/test_remove_tree.c \
@@ -571,11 +586,15 @@ C_FILES := $(wildcard common/*.[ch] orchestrator/*.[ch] orchestrator/*/*.[ch] gu
 format:
 	clang-format -i $(C_FILES)
 
+SCRIPTS = $(shell grep -rlE '^\#!/bin/(ba)?sh' .ci scripts tests vm-images)
+SOURCED = $(filter-out $(SCRIPTS),$(wildcard tests/*/*.sh))
 lint: $(GEN_H)
 	@clang-format --dry-run -Werror $(C_FILES)
 	@cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability --inline-suppr \
 		--suppressions-list=tests/cppcheck.supp --std=c11 -D_GNU_SOURCE -I. \
 		common orchestrator guest-worker
+	@shellcheck --severity=warning -x $(SCRIPTS)
+	@shellcheck --severity=warning -x --shell=bash $(SOURCED)
 
 # --- images --------------------------------------------------------------------------------------
 

@@ -163,6 +163,9 @@ void rpc_channel_args(
 		/* Less than the other side's keepalive time, or its pings look like a flood. */
 		add_int(ret, GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
 			(size_t)limits->keepalive_ms / 2);
+		/* Nor do they where this side's clock is slow, or it was stopped and finds many
+		 * at once: the limit is for strangers, and a lost connection is a lost job. */
+		add_int(ret, GRPC_ARG_HTTP2_MAX_PING_STRIKES, 0);
 	}
 	if (side == RPC_SERVER) {
 		add_int(ret, GRPC_ARG_MAX_CONCURRENT_STREAMS, limits->calls);

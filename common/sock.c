@@ -110,12 +110,23 @@ static int ms_until(uint64_t deadline_usec)
 	return now >= deadline_usec ? 0 : (int)((deadline_usec - now + 999) / 1000);
 }
 
+/* How long to wait. */
+struct patience {
+	uint64_t deadline_usec;
+	int cancel_fd; /* nor longer than until this is readable; -1: none */
+};
+
 /* 1: ready, 0: the deadline passed, -1 with errno. */
-static int wait_ready(int fd, short events, uint64_t deadline_usec)
+static int wait_ready(int fd, short events, const struct patience *patience)
 {
 	for (;;) {
-		struct pollfd p = {.fd = fd, .events = events};
-		int r = poll(&p, 1, ms_until(deadline_usec));
+		struct pollfd p[] = {{.fd = fd, .events = events},
+			{.fd = patience->cancel_fd, .events = POLLIN}};
+		int r = poll(p, ARRAY_SIZE(p), ms_until(patience->deadline_usec));
+		if (r > 0 && p[1].revents) {
+			errno = ECANCELED;
+			return -1;
+		}
 		if (r >= 0)
 			return r;
 		if (errno != EINTR)
@@ -194,7 +205,8 @@ bool sock_vsock_privileged(void)
 	return fd >= 0 && bind_privileged(fd) == 0;
 }
 
-static int connect_vsock(const struct endpoint *ep, uint64_t deadline_usec, struct error **err)
+static int connect_vsock(
+	const struct endpoint *ep, const struct patience *patience, struct error **err)
 {
 	_cleanup_free_ char *name = endpoint_format(ep);
 	_cleanup_close_ int fd = -1;
@@ -203,7 +215,7 @@ static int connect_vsock(const struct endpoint *ep, uint64_t deadline_usec, stru
 		.svm_cid = ep->cid,
 		.svm_port = ep->port,
 	};
-	int left = ms_until(deadline_usec), error = 0;
+	int left = ms_until(patience->deadline_usec), error = 0;
 	struct timeval tv = {.tv_sec = left / 1000, .tv_usec = left % 1000 * 1000};
 	socklen_t len = sizeof(error);
 
@@ -219,7 +231,7 @@ static int connect_vsock(const struct endpoint *ep, uint64_t deadline_usec, stru
 	if (connect(fd, (const struct sockaddr *)&sa, sizeof(sa)) < 0) {
 		if (errno != EINPROGRESS && errno != EINTR)
 			return error_errno(err, errno, "%s", name);
-		int r = wait_ready(fd, POLLOUT, deadline_usec);
+		int r = wait_ready(fd, POLLOUT, patience);
 		if (r == 0)
 			return error_set(err, ERR_TIMEOUT, "%s: no answer in time", name);
 		if (r < 0 || getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
@@ -233,10 +245,11 @@ static int connect_vsock(const struct endpoint *ep, uint64_t deadline_usec, stru
 }
 
 /* Read the device's answer byte by byte: what follows its newline is the guest's. */
-static int read_line(int fd, char *buf, size_t size, uint64_t deadline_usec, struct error **err)
+static int read_line(
+	int fd, char *buf, size_t size, const struct patience *patience, struct error **err)
 {
 	for (size_t n = 0; n < size;) {
-		int ready = wait_ready(fd, POLLIN, deadline_usec);
+		int ready = wait_ready(fd, POLLIN, patience);
 		if (ready < 0)
 			return error_errno(err, errno, "poll");
 		if (ready == 0)
@@ -257,9 +270,10 @@ static int read_line(int fd, char *buf, size_t size, uint64_t deadline_usec, str
 	return error_set(err, ERR_INTERNAL, "the vsock device's answer is too long");
 }
 
-static int connect_hybrid(const struct endpoint *ep, uint64_t deadline_usec, struct error **err)
+static int connect_hybrid(
+	const struct endpoint *ep, const struct patience *patience, struct error **err)
 {
-	_cleanup_close_ int fd = connect_unix(ep->path, deadline_usec, err);
+	_cleanup_close_ int fd = connect_unix(ep->path, patience->deadline_usec, err);
 	char line[32];
 	uint32_t host_port;
 	int n;
@@ -269,7 +283,7 @@ static int connect_hybrid(const struct endpoint *ep, uint64_t deadline_usec, str
 	n = snprintf(line, sizeof(line), "CONNECT %u\n", ep->port);
 	if (send(fd, line, (size_t)n, MSG_NOSIGNAL) != n)
 		return error_errno(err, errno, "%s", ep->path);
-	if (read_line(fd, line, sizeof(line), deadline_usec, err) < 0)
+	if (read_line(fd, line, sizeof(line), patience, err) < 0)
 		return error_wrap(err, "%s, port %u", ep->path, ep->port);
 	if (!str_starts(line, "OK ") || parse_u32(line + 3, &host_port) < 0) {
 		_cleanup_free_ char *shown = str_escape(line, strlen(line), false);
@@ -279,19 +293,28 @@ static int connect_hybrid(const struct endpoint *ep, uint64_t deadline_usec, str
 	return steal_fd(fd);
 }
 
-int sock_connect(const struct endpoint *ep, int deadline_ms, struct error **err)
+int sock_connect_until(
+	const struct endpoint *ep, int deadline_ms, int cancel_fd, struct error **err)
 {
-	uint64_t deadline = now_mono_usec() + (uint64_t)MAX(deadline_ms, 0) * 1000;
+	const struct patience patience = {
+		.deadline_usec = now_mono_usec() + (uint64_t)MAX(deadline_ms, 0) * 1000,
+		.cancel_fd = cancel_fd,
+	};
 
 	switch (ep->kind) {
 	case ENDPOINT_UNIX:
-		return connect_unix(ep->path, deadline, err);
+		return connect_unix(ep->path, patience.deadline_usec, err);
 	case ENDPOINT_VSOCK:
-		return connect_vsock(ep, deadline, err);
+		return connect_vsock(ep, &patience, err);
 	case ENDPOINT_HYBRID:
-		return connect_hybrid(ep, deadline, err);
+		return connect_hybrid(ep, &patience, err);
 	}
 	return error_set(err, ERR_INTERNAL, "no such kind of address");
+}
+
+int sock_connect(const struct endpoint *ep, int deadline_ms, struct error **err)
+{
+	return sock_connect_until(ep, deadline_ms, -1, err);
 }
 
 /* Two processes that find the same stale socket must not each remove the other's new one. The

@@ -29,6 +29,10 @@ char *endpoint_format(const struct endpoint *ep);
 /* A connected, blocking fd, or -1. deadline_ms > 0 bounds the whole dialling, for hybrid including
  * the handshake, of which not one byte too many is read. */
 int sock_connect(const struct endpoint *ep, int deadline_ms, struct error **err);
+/* The same, but ERR_CANCELLED once cancel_fd is readable (-1: none), where it is the guest that is
+ * waited for. */
+int sock_connect_until(
+	const struct endpoint *ep, int deadline_ms, int cancel_fd, struct error **err);
 
 /* May this process bind AF_VSOCK ports below 1024 (CAP_NET_BIND_SERVICE)? Then sock_connect() dials
  * guests from one of those, which nobody without the right can. false also where there is no

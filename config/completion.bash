@@ -56,7 +56,7 @@ _orchestrator() {
 		COMPREPLY=($(compgen -W "$(_orchestrator_commands)" -- "$cur"))
 		;;
 	list)
-		COMPREPLY=($(compgen -W 'jobs vms images' -- "$cur"))
+		COMPREPLY=($(compgen -W 'jobs vms images pools' -- "$cur"))
 		;;
 	run | submit | validate)
 		compopt -o filenames

@@ -17,6 +17,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/rpc.h"
@@ -258,6 +259,7 @@ static int serve(const struct options *options, const struct job_root *root, uin
 		r = listener_start(listener, err);
 	}
 	if (r == 0) {
+		FAILPOINT("worker.ready");
 		announce(options, worker);
 		if (options->init)
 			worker_keep_spare(worker);

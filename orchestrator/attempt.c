@@ -25,9 +25,10 @@
 #include "orchestrator/ballast.h"
 #include "orchestrator/results.h"
 #include "orchestrator/run_exit.h"
+#include "orchestrator/warm.h"
 
 /* How long a lost worker's VM may take to say why. */
-#define SETTLE_MS   2000
+#define SETTLE_MS   10000
 #define STACK_BYTES (512 * KIB)
 /* How long the VM waits for its outcome to be recorded. A store that fails so long fails for
  * longer. */
@@ -254,6 +255,27 @@ static int take_record(void *arg, const Job__V1__FileRecord *record, struct erro
 	return results_record(arg, record, err);
 }
 
+/* How the program ended is known by now, and stays what the record says; that its outputs are lost
+ * is said beside it. But a success without its outputs is none. */
+static void collect_failed(struct attempt *a, struct error **err)
+{
+	enum job_outcome outcome = a->result.outcome;
+	int exit_code = a->result.exit_code;
+	_cleanup_free_ char *own = steal_ptr(a->result.error);
+
+	attempt_conclude_call_failed(a, err);
+	_cleanup_free_ char *why = steal_ptr(a->result.error);
+	if (outcome == OUTCOME_SUCCEEDED) {
+		a->result.error = str_printf(
+			"the program succeeded, but its outputs did not come home: %s", why);
+		return;
+	}
+	a->result.error =
+		str_printf("%s; and its outputs did not come home: %s", own ? own : "failed", why);
+	a->result.outcome = outcome;
+	a->result.exit_code = exit_code;
+}
+
 /* What the program made comes home even when it failed: it may say why. Only a success becomes a
  * failure when an output is missing. */
 static void collect(struct attempt *a)
@@ -267,12 +289,11 @@ static void collect(struct attempt *a)
 	FAILPOINT("outputs.begin");
 	if (guest_get_outputs(a->guest, a->order->spec, take_record, a->results, &err) < 0 ||
 		results_artifacts_finish(a->results, &got, &err) < 0) {
-		error_wrap(&err, "collecting the outputs");
 		/* How the program failed says more than that the disk is full. */
 		if (err->code == ERR_LIMIT && a->result.outcome != OUTCOME_SUCCEEDED)
 			a->result.left_out = xstrdup(err->text);
 		else
-			attempt_conclude_call_failed(a, &err);
+			collect_failed(a, &err);
 		return;
 	}
 	FAILPOINT("outputs.published");
@@ -292,7 +313,7 @@ static void collect(struct attempt *a)
 /* The whole. -------------------------------------------------------------------------------------
  */
 
-static void hang_up(struct attempt *a)
+void attempt_hang_up(struct attempt *a)
 {
 	pthread_mutex_lock(&a->lock);
 	struct guest *guest = steal_ptr(a->guest);
@@ -337,12 +358,10 @@ static void *run(void *arg)
 
 	a->result.times[STAGE_SUBMITTED] = a->order->submitted_usec;
 	a->result.times[STAGE_STARTED] = a->order->started_usec;
-	bool there = a->order->adopted ? attempt_adopt_vm(a) == 0 && attempt_hello(a) == 0
-				       : attempt_boot_vm(a) == 0 && attempt_hello(a) == 0 &&
-						 send_inputs(a) == 0;
+	bool there = attempt_get_vm(a) == 0 && (a->order->adopted || send_inputs(a) == 0);
 	if (there && run_program(a) == 0)
 		collect(a);
-	hang_up(a);
+	attempt_hang_up(a);
 	finish_results(a);
 	attempt_emit(a, &(struct attempt_event){.type = ATTEMPT_DONE, .result = &a->result});
 	FAILPOINT("attempt.done");
@@ -352,6 +371,7 @@ static void *run(void *arg)
 	if (a->vm)
 		vm_end(a->vm, on_freed, a);
 	vm_destroy(steal_ptr(a->vm));
+	warm_free(a->order->warm);
 	FAILPOINT("attempt.destroyed");
 	vm_note_remove(a->order->job_dir);
 	FAILPOINT("attempt.forgotten");

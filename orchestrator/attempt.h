@@ -10,6 +10,7 @@
 #include "orchestrator/job.h"
 
 struct attempt;
+struct warm; /* a VM that has booted already (warm.h) */
 struct host; /* what all attempts share: libvirt connection, probe's answer, CIDs (host.h) */
 
 /* What is to be done. Everything is borrowed until attempt_free(). */
@@ -22,6 +23,9 @@ struct attempt_order {
 	/* Not 0: an earlier daemon made the VM and brought the job to that state; its program may
 	 * have been started, and the VM is taken up. */
 	enum job_state adopted;
+	/* Not NULL: a VM of a pool that the attempt may take instead of booting one. It is the
+	 * attempt's from attempt_start() on, unless that fails. */
+	struct warm *warm;
 };
 
 enum attempt_event_type {
@@ -49,7 +53,8 @@ struct vm_facts {
 	uint32_t cpus;
 	uint64_t memory_bytes;
 	uint64_t started_usec;
-	int pid; /* of QEMU; 0: not known */
+	int pid;     /* of QEMU; 0: not known */
+	bool pooled; /* it was booted for its image's pool */
 };
 
 struct attempt_event {

@@ -48,7 +48,7 @@ void attempt_conclude_cancelled(struct attempt *a);
 /* A call to the worker failed: was it us, the disk, the worker, or the VM under it? */
 void attempt_conclude_call_failed(struct attempt *a, struct error **err);
 
-/* attempt_vm.c: on failure -1, and the outcome is set. */
-int attempt_adopt_vm(struct attempt *a);
-int attempt_boot_vm(struct attempt *a);
-int attempt_hello(struct attempt *a);
+void attempt_hang_up(struct attempt *a);
+
+/* attempt_vm.c: a VM whose worker has proved itself. On failure -1, and the outcome is set. */
+int attempt_get_vm(struct attempt *a);

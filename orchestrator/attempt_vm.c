@@ -9,8 +9,10 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/results.h"
+#include "orchestrator/warm.h"
 
 #define CONNECT_TIMEOUT_MS 10000
+#define PING_TIMEOUT_MS	   3000
 
 static void on_vm_progress(
 	void *arg, const struct vm_facts *facts, enum job_stage reached, uint64_t usec)
@@ -56,7 +58,7 @@ static void order_vm(struct attempt *a)
 	};
 }
 
-int attempt_adopt_vm(struct attempt *a)
+static int adopt(struct attempt *a)
 {
 	_cleanup_error_ struct error *err = NULL;
 
@@ -80,29 +82,37 @@ int attempt_adopt_vm(struct attempt *a)
 	return 0;
 }
 
-int attempt_boot_vm(struct attempt *a)
+static int no_vm(struct attempt *a, enum job_outcome outcome, const struct error *err)
 {
-	const Job__V1__Spec *spec = a->order->spec;
+	if (outcome == OUTCOME_CANCELLED || attempt_is_cancelled(a))
+		attempt_conclude_cancelled(a);
+	else
+		attempt_conclude_ours(a, outcome, err);
+	return -1;
+}
+
+static int prepare(struct attempt *a)
+{
+	_cleanup_error_ struct error *err = NULL;
+
+	order_vm(a);
+	vm_note_remove(a->order->job_dir);
+	a->image = image_find(a->host->config, a->order->spec->image, &err);
+	a->results = a->image ? results_open(a->order->job_dir, a->order->spec, &err) : NULL;
+	if (!a->results)
+		return no_vm(a, OUTCOME_INFRA, err);
+	a->vm_order.image = a->image;
+	return 0;
+}
+
+static int boot(struct attempt *a)
+{
 	_cleanup_error_ struct error *err = NULL;
 	enum job_outcome outcome = OUTCOME_INFRA;
 
 	FAILPOINT("boot.begin");
-	order_vm(a);
-	vm_note_remove(a->order->job_dir);
-	a->image = image_find(a->host->config, spec->image, &err);
-	a->results = a->image ? results_open(a->order->job_dir, spec, &err) : NULL;
-	if (a->results) {
-		a->vm_order.image = a->image;
-		a->vm = vm_boot(a->host, &a->vm_order, &outcome, &err);
-	}
-	if (!a->vm) {
-		if (outcome == OUTCOME_CANCELLED || attempt_is_cancelled(a))
-			attempt_conclude_cancelled(a);
-		else
-			attempt_conclude_ours(a, outcome, err);
-		return -1;
-	}
-	return 0;
+	a->vm = vm_boot(a->host, &a->vm_order, &outcome, &err);
+	return a->vm ? 0 : no_vm(a, outcome, err);
 }
 
 /* The guest's own clock says when its kernel was done, relative to when it listened; put on ours.
@@ -127,7 +137,52 @@ static void reachable(struct attempt *a, struct guest *guest)
 	pthread_mutex_unlock(&a->lock);
 }
 
-int attempt_hello(struct attempt *a)
+/* That it was well when it was idle is no proof that it is now: one small call says so, before
+ * anything is begun that could not be begun again. */
+static int check_warm(struct attempt *a, struct error **err)
+{
+	if (guest_ping(a->guest, PING_TIMEOUT_MS, err) < 0)
+		return -1;
+	FAILPOINT("warm.answered");
+	return vm_take_over(a->vm, &a->vm_order, err);
+}
+
+static void drop_warm(struct attempt *a)
+{
+	attempt_hang_up(a);
+	vm_destroy(steal_ptr(a->vm));
+	job_wall_clear(&a->result.wall);
+	memset(&a->result.wall, 0, sizeof(a->result.wall));
+}
+
+/* -1: it cannot be had, for a reason that is not the job's. */
+static int take_warm(struct attempt *a)
+{
+	const struct attempt_order *order = a->order;
+	struct warm_use use = {order->job_id, order->number, a->image->digest};
+	_cleanup_error_ struct error *err = NULL;
+	struct warm_taken taken;
+
+	FAILPOINT("warm.take");
+	int r = warm_take(order->warm, &use, a->cancel_fd, &taken, &err);
+	if (r == 0) {
+		FAILPOINT("warm.taken");
+		a->vm = taken.vm;
+		a->result.wall = taken.wall;
+		a->result.wall.warm = true;
+		reachable(a, taken.guest);
+		r = check_warm(a, &err);
+		if (r < 0)
+			drop_warm(a);
+	}
+	if (r == 0)
+		attempt_stage(a, STAGE_WORKER_READY);
+	else
+		log_info(order->job_id, "no warm VM: %s", err->text);
+	return r;
+}
+
+static int hello(struct attempt *a)
 {
 	_cleanup_error_ struct error *err = NULL;
 	struct guest_hello said;
@@ -154,5 +209,21 @@ int attempt_hello(struct attempt *a)
 	FAILPOINT("hello.proven");
 	if (vm_fill_wall(a->vm, &a->result.wall, &err) < 0)
 		log_warn(a->order->job_id, "%s", err->text);
+	a->result.wall.warm = vm_facts(a->vm)->pooled;
 	return 0;
+}
+
+int attempt_get_vm(struct attempt *a)
+{
+	if (a->order->adopted)
+		return adopt(a) < 0 ? -1 : hello(a);
+	if (prepare(a) < 0)
+		return -1;
+	if (a->order->warm) {
+		if (take_warm(a) == 0)
+			return 0;
+		if (attempt_is_cancelled(a))
+			return no_vm(a, OUTCOME_CANCELLED, NULL);
+	}
+	return boot(a) < 0 ? -1 : hello(a);
 }

@@ -14,7 +14,7 @@
 
 static struct {
 	pthread_mutex_t lock; /* one gives or makes at a time */
-	char *dir, *path;     /* owned, for ever */
+	char *dir, *path;     /* owned */
 	uint64_t size;
 	atomic_bool given, waiting;
 } ballast = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -64,9 +64,12 @@ void ballast_open(const char *state_dir, uint64_t size)
 {
 	uint64_t free_bytes = 0;
 
+	free(ballast.dir);
+	free(ballast.path);
 	ballast.dir = xstrdup(state_dir);
 	ballast.path = str_printf("%s/ballast", state_dir);
 	ballast.size = size;
+	ballast.given = false;
 	if (!size) {
 		unlink(ballast.path);
 		return;
@@ -106,7 +109,7 @@ bool ballast_is_given(void)
 
 int ballast_free_disk(uint64_t *ret, struct error **err)
 {
-	uint64_t free_bytes;
+	uint64_t free_bytes = 0;
 	int r;
 
 	pthread_mutex_lock(&ballast.lock);
@@ -123,7 +126,7 @@ int ballast_free_disk(uint64_t *ret, struct error **err)
 
 int ballast_check_room(struct error **err)
 {
-	uint64_t free_bytes;
+	uint64_t free_bytes = 0;
 
 	if (!ballast.size)
 		return 0;

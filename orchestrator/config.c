@@ -99,6 +99,9 @@ static const struct yaml_key config_keys[] = {
 	{"max_vms", YT_UINT, AT(max_vms), .min = 1, .max = 1000},
 	{"memory_overcommit", YT_UINT, AT(memory_overcommit), .min = 1, .max = 10000},
 	{"cpu_overcommit", YT_UINT, AT(cpu_overcommit), .min = 1, .max = 10000},
+	{"pool", YT_NAMED, AT(pools), YAML_COUNT(struct config, n_pools), .max = 64,
+		.check = rule_name, .table = &config_pool_table,
+		.hint = "such as {debian: {min_idle: 2}}"},
 	{"boot_timeout", YT_DURATION, AT(boot_timeout_ms), .min = SECOND_MS, .max = HOUR_MS},
 	{"kvm_probe_timeout", YT_DURATION, AT(kvm_probe_timeout_ms), .min = 100, .max = HOUR_MS},
 	{"idle_timeout", YT_DURATION, AT(idle_timeout_ms), .min = 100, .max = 7 * DAY_MS},
@@ -202,6 +205,9 @@ int config_set(struct config *config, const char *name, const char *value, const
 
 	if (!key)
 		return error_set(err, ERR_INVALID, "%s: there is no key \"%s\"", origin, name);
+	if (key->type == YT_NAMED)
+		return error_set(err, ERR_INVALID, "%s: %s is set in a configuration file only",
+			origin, name);
 	if (yaml_key_set(key, config, value, err) < 0)
 		return error_wrap(err, "%s", origin);
 	set_origin(config, key, xstrdup(origin));
@@ -351,6 +357,7 @@ struct config *config_load_from(const struct config_sources *sources, struct err
 	if (load_environment(config, err) < 0 || set_default_dirs(config, sources, err) < 0 ||
 		check_defaults(config, err) < 0)
 		goto fail;
+	config_pool_fill(config);
 	return config;
 fail:
 	config_free(config);
@@ -441,6 +448,10 @@ char *config_describe(const struct config *config)
 	for (size_t i = 0; i < ARRAY_SIZE(config_keys); i++) {
 		const struct yaml_key *key = &config_keys[i];
 		const char *origin = origin_of(config, key);
+		if (key->type == YT_NAMED) {
+			config_pool_describe(config, origin, out);
+			continue;
+		}
 		_cleanup_free_ char *value = yaml_key_format(key, config);
 		_cleanup_free_ char *shown = quoted(key, value ? value : "");
 		_cleanup_free_ char *line = str_printf("%s: %s", key->name, shown);

@@ -12,6 +12,17 @@
 enum config_accel { ACCEL_AUTO, ACCEL_KVM, ACCEL_TCG };
 enum config_vsock { VSOCK_AUTO, VSOCK_KERNEL, VSOCK_USER };
 
+/* VMs of one image that are booted before a job wants them. */
+struct config_pool {
+	char *image;	   /* first: its name in the file */
+	uint32_t min_idle; /* so many stand ready; default 1 */
+	uint32_t max;	   /* those that boot and that leave counted too; default min_idle + 1 */
+	uint32_t cpus;	   /* of each; the defaults are those of a job */
+	uint64_t memory_bytes;
+	uint64_t disk_bytes; /* 0: none, as for jobs that ask for none */
+	uint64_t max_age_ms; /* an idle one is replaced then; default 30 min */
+};
+
 struct config {
 	/* Strings are owned. */
 	char *state_dir;     /* the store, results; root: /var/lib/orchestrator, else
@@ -32,6 +43,8 @@ struct config {
 	uint32_t memory_overcommit; /* percent of the host's memory that VMs may have in all;
 				     * default 80 */
 	uint32_t cpu_overcommit;    /* the same for its processors; default 400 */
+	struct config_pool **pools; /* owned; in files only */
+	size_t n_pools;
 	uint64_t boot_timeout_ms; /* from domain created to worker ready; default 60 s (TCG is slow)
 				   */
 	uint64_t kvm_probe_timeout_ms; /* default 10 s */

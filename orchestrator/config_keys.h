@@ -3,12 +3,19 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #include "orchestrator/config.h"
 #include "orchestrator/yaml_table.h"
 
 extern const struct yaml_table config_table;
+
+/* config_pool.c: one pool's keys; what was left out filled in; and its lines of config_describe().
+ */
+extern const struct yaml_table config_pool_table;
+void config_pool_fill(struct config *config);
+void config_pool_describe(const struct config *config, const char *origin, FILE *out);
 
 struct config_sources {
 	const char *files[2]; /* the later wins; NULL: none */

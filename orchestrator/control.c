@@ -37,6 +37,7 @@ static const struct rpc_service services[] = {
 	{&control_retry, control_handle_retry},
 	{&control_result, control_handle_result},
 	{&control_list_vms, control_handle_list_vms},
+	{&control_list_pools, control_handle_list_pools},
 	{&control_info, control_handle_info},
 	{&control_gc, control_handle_gc},
 	{&control_stop, control_handle_stop},

@@ -13,6 +13,7 @@ extern const struct rpc_method control_cancel;
 extern const struct rpc_method control_retry;
 extern const struct rpc_method control_result;
 extern const struct rpc_method control_list_vms;
+extern const struct rpc_method control_list_pools;
 extern const struct rpc_method control_info;
 extern const struct rpc_method control_gc;
 extern const struct rpc_method control_stop;

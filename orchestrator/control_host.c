@@ -1,5 +1,6 @@
 /* Calls about the daemon and its VMs as a whole. */
 #include "orchestrator/control_private.h"
+#include "orchestrator/pools.h"
 #include "orchestrator/retention.h"
 
 #include <string.h>
@@ -59,6 +60,8 @@ static int send_vm(struct rpc_call *call, const struct vm *vm, struct error **er
 	info.started = facts->started_usec;
 	info.has_pid = facts->pid != 0;
 	info.pid = (uint32_t)facts->pid;
+	info.has_pooled = facts->pooled;
+	info.pooled = facts->pooled;
 	return rpc_send(call, &info.base, err);
 }
 
@@ -74,6 +77,64 @@ int control_handle_list_vms(struct rpc_call *call, void *arg, struct error **err
 	for (size_t i = 0; i < look.n_vms && r == 0; i++)
 		r = send_vm(call, &look.vms[i], err);
 	free(look.vms);
+	return r;
+}
+
+/* Pools, copied on the loop and sent from here. */
+struct pool_look {
+	struct daemon *daemon;
+	Control__V1__PoolInfo **pools; /* owned */
+	size_t n;
+};
+
+static void keep_pool(void *arg, const struct pools_info *info)
+{
+	struct pool_look *look = arg;
+	Control__V1__PoolInfo *pool = xmalloc(sizeof(*pool));
+
+	control__v1__pool_info__init(pool);
+	pool->image = xstrdup(info->config->image);
+	pool->state = xstrdup(info->state);
+	pool->idle = info->idle;
+	pool->booting = info->booting;
+	pool->min_idle = info->config->min_idle;
+	pool->max = info->config->max;
+	pool->cpus = info->config->cpus;
+	pool->memory_bytes = info->config->memory_bytes;
+	pool->has_disk_bytes = info->config->disk_bytes != 0;
+	pool->disk_bytes = info->config->disk_bytes;
+	pool->max_age_ms = info->config->max_age_ms;
+	pool->has_failures = info->failures != 0;
+	pool->failures = info->failures;
+	pool->reason = info->reason ? xstrdup(info->reason) : NULL;
+	pool->has_retry_in_ms = info->retry_in_ms != 0;
+	pool->retry_in_ms = info->retry_in_ms;
+	look->pools = xreallocarray(look->pools, look->n + 1, sizeof(*look->pools));
+	look->pools[look->n++] = pool;
+}
+
+static void loop_look_at_pools(void *arg)
+{
+	struct pool_look *look = arg;
+
+	jobs_each_pool(look->daemon->jobs, keep_pool, look);
+}
+
+int control_handle_list_pools(struct rpc_call *call, void *arg, struct error **err)
+{
+	struct pool_look look = {.daemon = arg};
+	_cleanup_message_ Control__V1__ListPoolsRequest *request = NULL;
+	int r = 0;
+
+	if (control_recv(call, &request, err) < 0)
+		return -1;
+	loop_call(look.daemon->loop, loop_look_at_pools, &look);
+	for (size_t i = 0; i < look.n; i++) {
+		if (r == 0)
+			r = rpc_send(call, &look.pools[i]->base, err);
+		control__v1__pool_info__free_unpacked(look.pools[i], NULL);
+	}
+	free(look.pools);
 	return r;
 }
 

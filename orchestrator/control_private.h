@@ -15,6 +15,7 @@ int control_handle_wait(struct rpc_call *call, void *daemon, struct error **err)
 int control_handle_retry(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_cancel(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_list_vms(struct rpc_call *call, void *daemon, struct error **err);
+int control_handle_list_pools(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_info(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_gc(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_stop(struct rpc_call *call, void *daemon, struct error **err);

@@ -35,7 +35,7 @@ struct upload {
 
 int submit_check_disk(const struct config *config, struct error **err)
 {
-	uint64_t free_bytes;
+	uint64_t free_bytes = 0;
 
 	if (ballast_free_disk(&free_bytes, err) < 0)
 		return -1;

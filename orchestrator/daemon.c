@@ -141,6 +141,7 @@ static int start(struct daemon *daemon, struct error **err)
 		else
 			jobs_adopt(daemon->jobs, found[i]);
 	}
+	jobs_start_pools(daemon->jobs);
 	return 0;
 }
 

@@ -10,7 +10,6 @@
 #include "common/util.h"
 #include "common/worker_proof.h"
 
-#define OUR_NAMESPACE  "urn:orchestrator:vm:1"
 #define QEMU_NAMESPACE "http://libvirt.org/schemas/domain/qemu/1.0"
 
 /* An xmlTextWriter reports exhaustion only; xmalloc's answer to that is good enough here too. */
@@ -65,17 +64,23 @@ static void pci_slot(writer w, unsigned slot)
 
 enum { SLOT_ROOT = 2, SLOT_SCRATCH = 3, SLOT_VSOCK = 4, SLOT_BENCH = 5 };
 
+static void write_vm_attributes(
+	writer w, const char *owner, const char *vm_id, const char *job_id, unsigned attempt)
+{
+	_cleanup_free_ char *number = str_printf("%u", attempt);
+
+	attr(w, "owner", owner);
+	attr(w, "id", vm_id);
+	attr(w, "job", job_id);
+	attr(w, "attempt", number);
+}
+
 static void write_metadata(writer w, const struct domain_spec *spec)
 {
-	_cleanup_free_ char *attempt = str_printf("%u", spec->attempt);
-
 	open_tag(w, "metadata");
-	open_tag(w, "orchestrator:vm");
-	attr(w, "xmlns:orchestrator", OUR_NAMESPACE);
-	attr(w, "owner", spec->owner);
-	attr(w, "id", spec->vm_id);
-	attr(w, "job", spec->job_id);
-	attr(w, "attempt", attempt);
+	open_tag(w, DOMAIN_NAMESPACE_PREFIX ":vm");
+	attr(w, "xmlns:" DOMAIN_NAMESPACE_PREFIX, DOMAIN_NAMESPACE);
+	write_vm_attributes(w, spec->owner, spec->vm_id, spec->job_id, spec->attempt);
 	close_tag(w);
 	close_tag(w);
 }
@@ -102,7 +107,10 @@ static void write_memory(writer w, const struct domain_spec *spec)
 
 /* What the guest's kernel is told besides what its image asks for. The timer shortcuts are for
  * emulation, where calibrating a clock against another one takes longer than all else; with more
- * than one vCPU the APIC timer is needed. On KVM the timers are left alone. */
+ * than one vCPU the APIC timer is needed. On KVM the timers are left alone.
+ *
+ * An emulated guest's time stamp counter is the host's, and its frequency is told: where the guest
+ * measures it on a loaded host it may be wrong by any factor, and with it a job's timeout. */
 static char *cmdline_make(const struct domain_spec *spec)
 {
 	const char *timers = "";
@@ -110,7 +118,9 @@ static char *cmdline_make(const struct domain_spec *spec)
 	if (!spec->kvm)
 		timers = spec->cpus == 1 ? " no_timer_check noapictimer noreplace-smp tsc=reliable"
 					 : " no_timer_check noreplace-smp tsc=reliable";
-	return str_printf("console=ttyS0 quiet panic=-1 reboot=t%s%s%s%s", timers,
+	_cleanup_free_ char *tsc =
+		!spec->kvm && spec->tsc_khz ? str_printf(" tsc_early_khz=%u", spec->tsc_khz) : NULL;
+	return str_printf("console=ttyS0 quiet panic=-1 reboot=t%s%s%s%s%s", timers, tsc ? tsc : "",
 		spec->bench ? " " BENCH_WORD : "", spec->cmdline && *spec->cmdline ? " " : "",
 		spec->cmdline ? spec->cmdline : "");
 }
@@ -394,6 +404,24 @@ char *domain_xml_make(const struct domain_spec *spec, struct error **err)
 	return xml;
 }
 
+char *domain_xml_metadata(
+	const char *owner, const char *vm_id, const char *job_id, unsigned attempt)
+{
+	xmlBufferPtr buffer = xmlBufferCreate();
+	writer w = buffer ? xmlNewTextWriterMemory(buffer, 0) : NULL;
+
+	if (!w)
+		abort();   /* out of memory */
+	open_tag(w, "vm"); /* libvirt puts the namespace to it */
+	write_vm_attributes(w, owner, vm_id, job_id, attempt);
+	close_tag(w);
+	xmlTextWriterEndDocument(w);
+	xmlFreeTextWriter(w);
+	char *xml = xstrdup((const char *)xmlBufferContent(buffer));
+	xmlBufferFree(buffer);
+	return xml;
+}
+
 /* What libvirt gives back. -----------------------------------------------------------------------
  */
 
@@ -418,7 +446,7 @@ static int parse(const char *xml, struct parsed *ret)
 	ret->context = ret->doc ? xmlXPathNewContext(ret->doc) : NULL;
 	if (!ret->context)
 		return -1;
-	xmlXPathRegisterNs(ret->context, x("o"), x(OUR_NAMESPACE));
+	xmlXPathRegisterNs(ret->context, x("o"), x(DOMAIN_NAMESPACE));
 	xmlXPathRegisterNs(ret->context, x("q"), x(QEMU_NAMESPACE));
 	return 0;
 }

@@ -24,6 +24,7 @@ struct domain_spec {
 	const char *owner, *vm_id, *job_id;
 	unsigned attempt;
 	bool kvm;
+	uint32_t tsc_khz;     /* tsc.h; of an emulated guest; 0: it finds out itself */
 	const char *emulator; /* NULL: libvirt's choice */
 	const char *firmware; /* ROM; NULL: the machine's own */
 	uint32_t cpus;
@@ -42,6 +43,13 @@ struct domain_spec {
 	gid_t gid;
 };
 
+/* Of our metadata. */
+#define DOMAIN_NAMESPACE	"urn:orchestrator:vm:1"
+#define DOMAIN_NAMESPACE_PREFIX "orchestrator"
+
+/* Our metadata alone, as virDomainSetMetadata() wants them; to be freed. */
+char *domain_xml_metadata(
+	const char *owner, const char *vm_id, const char *job_id, unsigned attempt);
 /* To be freed. */
 char *domain_xml_make(const struct domain_spec *spec, struct error **err);
 

@@ -1,4 +1,4 @@
-#include "orchestrator/guest.h"
+#include "orchestrator/guest_private.h"
 
 #include <fcntl.h>
 #include <limits.h>
@@ -20,20 +20,6 @@
 #define TRANSFER_BYTES_A_MS 1024
 /* How long a worker may leave one message of ours unread. */
 #define READ_TIMEOUT_MS 60000
-#define STOP_TIMEOUT_MS 10000
-/* After its time limit and its grace the worker itself should have ended the program. */
-#define RUN_MARGIN_MS 30000
-/* What comes before it is acknowledged: a part of what the worker can hold, so that the job does
- * not wait for us, and enough that acknowledging costs nothing. */
-#define ACK_BYTES (256 * KIB)
-
-struct guest {
-	struct rpc_peer *peer;
-	pthread_mutex_t lock;  /* below: */
-	struct rpc_call *call; /* the one under way; borrowed */
-	bool call_is_run;
-	bool interrupted;
-};
 
 struct guest *guest_new(int fd, const char *name, struct error **err)
 {
@@ -56,8 +42,7 @@ void guest_free(struct guest *guest)
 	free(guest);
 }
 
-/* One call at a time is registered, so that guest_interrupt() finds it. */
-static struct rpc_call *call_open(
+struct rpc_call *guest_call_open(
 	struct guest *guest, const struct rpc_method *method, int timeout_ms, struct error **err)
 {
 	struct rpc_call *call = rpc_open(guest->peer, method, timeout_ms, err);
@@ -79,7 +64,7 @@ static struct rpc_call *call_open(
 	return call;
 }
 
-static void call_close(struct guest *guest, struct rpc_call *call)
+void guest_call_close(struct guest *guest, struct rpc_call *call)
 {
 	pthread_mutex_lock(&guest->lock);
 	guest->call = NULL;
@@ -102,7 +87,7 @@ void guest_interrupt(struct guest *guest)
 	pthread_mutex_unlock(&guest->lock);
 }
 
-static bool is_interrupted(struct guest *guest)
+bool guest_is_interrupted(struct guest *guest)
 {
 	pthread_mutex_lock(&guest->lock);
 	bool interrupted = guest->interrupted;
@@ -140,14 +125,20 @@ static int check_hello(const Worker__V1__HelloReply *reply, const uint8_t *secre
 }
 
 /* A call with one message each way. */
-static int ask(struct guest *guest, const struct rpc_method *method,
+static int ask_within(struct guest *guest, const struct rpc_method *method, int timeout_ms,
 	const ProtobufCMessage *request, ProtobufCMessage **ret_reply, struct error **err)
 {
 	*ret_reply = NULL;
-	if (!is_interrupted(guest) &&
-		rpc_unary(guest->peer, method, request, UNARY_TIMEOUT_MS, ret_reply, err) == 0)
+	if (!guest_is_interrupted(guest) &&
+		rpc_unary(guest->peer, method, request, timeout_ms, ret_reply, err) == 0)
 		return 0;
-	return is_interrupted(guest) ? error_set(err, ERR_CANCELLED, "cancelled") : -1;
+	return guest_is_interrupted(guest) ? error_set(err, ERR_CANCELLED, "cancelled") : -1;
+}
+
+static int ask(struct guest *guest, const struct rpc_method *method,
+	const ProtobufCMessage *request, ProtobufCMessage **ret_reply, struct error **err)
+{
+	return ask_within(guest, method, UNARY_TIMEOUT_MS, request, ret_reply, err);
 }
 
 int guest_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *ret_hello,
@@ -188,6 +179,17 @@ int guest_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *
 struct rpc_peer *guest_peer(const struct guest *guest)
 {
 	return guest->peer;
+}
+
+int guest_ping(struct guest *guest, int timeout_ms, struct error **err)
+{
+	Worker__V1__AdditionRequest request = WORKER__V1__ADDITION_REQUEST__INIT;
+	ProtobufCMessage *message;
+
+	if (ask_within(guest, &worker_addition, timeout_ms, &request.base, &message, err) < 0)
+		return -1;
+	rpc_message_free(message);
+	return 0;
 }
 
 int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err)
@@ -267,7 +269,7 @@ int guest_put_inputs(
 
 	if (!spec->n_inputs)
 		return 0;
-	put.call = call_open(guest, &worker_put, timeout, err);
+	put.call = guest_call_open(guest, &worker_put, timeout, err);
 	if (!put.call)
 		return -1;
 	int r = put_all(&put, spec, inputs_dir, &sending);
@@ -284,226 +286,8 @@ int guest_put_inputs(
 	}
 	if (message)
 		rpc_message_free(message);
-	call_close(guest, put.call);
+	guest_call_close(guest, put.call);
 	return r < 0 ? error_wrap(err, "sending inputs") : 0;
-}
-
-/* Running. ---------------------------------------------------------------------------------------
- */
-
-static uint64_t run_time_limit(const Job__V1__Spec *spec)
-{
-	return (spec->has_timeout_ms ? spec->timeout_ms : DEFAULT_TIMEOUT_MS) +
-	       (spec->has_stop_grace_period_ms ? spec->stop_grace_period_ms : DEFAULT_GRACE_MS) +
-	       RUN_MARGIN_MS;
-}
-
-/* The same for the call, as a last resort, in milliseconds that fit an int. */
-static int run_call_limit(const Job__V1__Spec *spec)
-{
-	return (int)MIN(run_time_limit(spec) + RUN_MARGIN_MS, (uint64_t)INT_MAX);
-}
-
-static int send_start(
-	struct rpc_call *call, const char *id, const Job__V1__Spec *spec, struct error **err)
-{
-	Worker__V1__RunRequest request = WORKER__V1__RUN_REQUEST__INIT;
-	Worker__V1__RunStart start = WORKER__V1__RUN_START__INIT;
-	_cleanup_free_ char *name = xstrdup(id);
-
-	start.id = name;
-	start.n_argv = spec->n_argv;
-	start.argv = spec->argv;
-	start.script = spec->script;
-	start.n_env = spec->n_env;
-	start.env = spec->env;
-	start.working_dir = spec->working_dir;
-	start.user = spec->user;
-	start.has_timeout_ms = spec->has_timeout_ms;
-	start.timeout_ms = spec->timeout_ms;
-	start.has_stop_grace_period_ms = spec->has_stop_grace_period_ms;
-	start.stop_grace_period_ms = spec->stop_grace_period_ms;
-	start.has_output_bytes = spec->limits && spec->limits->has_output_bytes;
-	start.output_bytes = start.has_output_bytes ? spec->limits->output_bytes : 0;
-	/* A daemon that comes back later than that finds a job that is over anyway. */
-	start.has_detached_ms = true;
-	start.detached_ms = run_time_limit(spec);
-	request.part_case = WORKER__V1__RUN_REQUEST__PART_START;
-	request.start = &start;
-	return rpc_send(call, &request.base, err);
-}
-
-static int send_stop(struct rpc_call *call, const Job__V1__Spec *spec, struct error **err)
-{
-	Worker__V1__RunRequest request = WORKER__V1__RUN_REQUEST__INIT;
-	Worker__V1__RunStop stop = WORKER__V1__RUN_STOP__INIT;
-
-	stop.has_grace_ms = true;
-	stop.grace_ms =
-		spec->has_stop_grace_period_ms ? spec->stop_grace_period_ms : DEFAULT_GRACE_MS;
-	request.part_case = WORKER__V1__RUN_REQUEST__PART_STOP;
-	request.stop = &stop;
-	/* A worker that has not even read what to run must not hold up the end. */
-	return rpc_send_within(call, &request.base, STOP_TIMEOUT_MS, err);
-}
-
-/* A program that is followed. */
-struct following {
-	struct guest *guest;
-	struct rpc_call *call;
-	const Job__V1__Spec *spec;
-	const struct guest_sink *sink;
-	uint64_t at[2]; /* bytes that the sink has, by enum guest_stream */
-	uint64_t unacked;
-	bool started;
-};
-
-static int send_attach(const struct following *f, const char *id, struct error **err)
-{
-	Worker__V1__RunRequest request = WORKER__V1__RUN_REQUEST__INIT;
-	Worker__V1__RunAttach attach = WORKER__V1__RUN_ATTACH__INIT;
-	_cleanup_free_ char *name = xstrdup(id);
-
-	attach.id = name;
-	attach.stdout_offset = f->at[GUEST_STDOUT];
-	attach.stderr_offset = f->at[GUEST_STDERR];
-	request.part_case = WORKER__V1__RUN_REQUEST__PART_ATTACH;
-	request.attach = &attach;
-	return rpc_send(f->call, &request.base, err);
-}
-
-static int send_ack(struct following *f, struct error **err)
-{
-	Worker__V1__RunRequest request = WORKER__V1__RUN_REQUEST__INIT;
-	Worker__V1__RunAck ack = WORKER__V1__RUN_ACK__INIT;
-
-	f->unacked = 0;
-	ack.stdout_offset = f->at[GUEST_STDOUT];
-	ack.stderr_offset = f->at[GUEST_STDERR];
-	request.part_case = WORKER__V1__RUN_REQUEST__PART_ACK;
-	request.ack = &ack;
-	return rpc_send_within(f->call, &request.base, STOP_TIMEOUT_MS, err);
-}
-
-static int take_output(struct following *f, enum guest_stream stream,
-	const ProtobufCBinaryData *bytes, struct error **err)
-{
-	_cleanup_error_ struct error *failed = NULL;
-
-	if (f->sink->output(f->sink->arg, stream, bytes->data, bytes->len, err) < 0)
-		return -1;
-	f->at[stream] += bytes->len;
-	f->unacked += bytes->len;
-	/* Where the stream is broken, receiving says how and why; the exit may be waiting there. */
-	FAILPOINT("output.taken");
-	if (f->unacked >= ACK_BYTES) {
-		FAILPOINT("output.ack");
-		send_ack(f, &failed);
-		FAILPOINT("output.acked");
-	}
-	return 0;
-}
-
-/* 1: that was the end, *ret_exit is set (taken out of the message). */
-static int take_reply(struct following *f, Worker__V1__RunReply *reply,
-	Worker__V1__RunExit **ret_exit, struct error **err)
-{
-	switch (reply->part_case) {
-	case WORKER__V1__RUN_REPLY__PART_STARTED:
-		/* Each is news to all who watch: a flood of them would be work for the daemon. */
-		if (f->started)
-			return error_set(
-				err, ERR_DATA_LOSS, "the worker started the program twice");
-		f->started = true;
-		f->sink->started(f->sink->arg);
-		return 0;
-	case WORKER__V1__RUN_REPLY__PART_OUT:
-		return take_output(f, GUEST_STDOUT, &reply->out, err);
-	case WORKER__V1__RUN_REPLY__PART_ERR:
-		return take_output(f, GUEST_STDERR, &reply->err, err);
-	case WORKER__V1__RUN_REPLY__PART_EXIT:
-		*ret_exit = steal_ptr(reply->exit);
-		reply->part_case = WORKER__V1__RUN_REPLY__PART__NOT_SET;
-		return 1;
-	default:
-		return error_set(err, ERR_DATA_LOSS, "the worker sent an empty message");
-	}
-}
-
-static int follow(struct following *f, Worker__V1__RunExit **ret_exit, struct error **err)
-{
-	const Job__V1__Spec *spec = f->spec;
-	uint64_t end = now_mono_usec() + run_time_limit(spec) * 1000;
-	bool stopping = false;
-
-	for (;;) {
-		_cleanup_error_ struct error *failed = NULL;
-		ProtobufCMessage *message = NULL;
-		uint64_t now = now_mono_usec();
-
-		if (is_interrupted(f->guest) && !stopping) {
-			stopping = true;
-			end = MIN(end, now + (spec->stop_grace_period_ms + RUN_MARGIN_MS) * 1000);
-			if (send_stop(f->call, spec, err) < 0)
-				return -1;
-		}
-		if (now >= end)
-			return error_set(
-				err, ERR_TIMEOUT, "the worker did not end the program in time");
-		/* One hour at most, to keep the milliseconds in an int. */
-		int wait_ms = (int)MIN((end - now) / 1000 + 1, UINT64_C(3600000));
-		bool over = rpc_call_cancelled(f->call);
-		int r = rpc_recv(f->call, wait_ms, &message, &failed);
-		/* Woken, or time to look at the clock; but the peer may send these codes too. */
-		if (r < 0 && !over && (failed->code == ERR_TIMEOUT || failed->code == ERR_ABORTED))
-			continue;
-		if (r < 0)
-			return error_move(err, steal_ptr(failed));
-		if (r == 0)
-			return error_set(err, ERR_DATA_LOSS,
-				"the worker ended the stream without saying how the program ended");
-		r = take_reply(f, (Worker__V1__RunReply *)message, ret_exit, err);
-		rpc_message_free(message);
-		if (r != 0)
-			return r < 0 ? -1 : 0;
-	}
-}
-
-int guest_run(struct guest *guest, const char *id, const Job__V1__Spec *spec,
-	const struct guest_sink *sink, Worker__V1__RunExit **ret_exit, struct error **err)
-{
-	struct following f = {.guest = guest, .spec = spec, .sink = sink};
-
-	*ret_exit = NULL;
-	f.call = call_open(guest, &worker_run, run_call_limit(spec), err);
-	if (!f.call)
-		return -1;
-	int r = send_start(f.call, id, spec, err);
-	FAILPOINT("run.sent");
-	if (r == 0)
-		r = follow(&f, ret_exit, err);
-	call_close(guest, f.call);
-	return r;
-}
-
-int guest_attach(struct guest *guest, const char *id, const Job__V1__Spec *spec,
-	uint64_t stdout_bytes, uint64_t stderr_bytes, const struct guest_sink *sink,
-	Worker__V1__RunExit **ret_exit, struct error **err)
-{
-	struct following f = {.guest = guest,
-		.spec = spec,
-		.sink = sink,
-		.at = {[GUEST_STDOUT] = stdout_bytes, [GUEST_STDERR] = stderr_bytes}};
-
-	*ret_exit = NULL;
-	f.call = call_open(guest, &worker_run, run_call_limit(spec), err);
-	if (!f.call)
-		return -1;
-	int r = send_attach(&f, id, err);
-	if (r == 0)
-		r = follow(&f, ret_exit, err);
-	call_close(guest, f.call);
-	return r;
 }
 
 /* Outputs. ---------------------------------------------------------------------------------------
@@ -531,7 +315,7 @@ int guest_get_outputs(struct guest *guest, const Job__V1__Spec *spec,
 	request.max_bytes = bytes;
 	request.max_files = LIMIT_TREE_FILES;
 	int timeout = (int)(TRANSFER_BASE_MS + bytes / TRANSFER_BYTES_A_MS);
-	struct rpc_call *call = call_open(guest, &worker_get, timeout, err);
+	struct rpc_call *call = guest_call_open(guest, &worker_get, timeout, err);
 	if (!call)
 		return -1;
 	int r = rpc_send(call, &request.base, err);
@@ -546,6 +330,6 @@ int guest_get_outputs(struct guest *guest, const Job__V1__Spec *spec,
 		if (message)
 			rpc_message_free(message);
 	}
-	call_close(guest, call);
+	guest_call_close(guest, call);
 	return r;
 }

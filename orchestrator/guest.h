@@ -35,6 +35,8 @@ int guest_hello(struct guest *guest, const uint8_t *secret, struct guest_hello *
 /* The connection itself, for calls that are only measured. Borrowed. */
 struct rpc_peer *guest_peer(const struct guest *guest);
 
+/* Does it answer, within timeout_ms? */
+int guest_ping(struct guest *guest, int timeout_ms, struct error **err);
 /* The smoke test. */
 int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err);
 
@@ -57,6 +59,11 @@ struct guest_sink {
  * worker__v1__run_exit__free_unpacked(exit, NULL). */
 int guest_run(struct guest *guest, const char *id, const Job__V1__Spec *spec,
 	const struct guest_sink *sink, Worker__V1__RunExit **ret_exit, struct error **err);
+
+/* Run `sh -c echo` and forget it: what the worker, the guest's kernel and, under emulation, QEMU do
+ * for the first time for a program they have then done. How the program ended does not matter, for
+ * an image need not have a shell. */
+int guest_rehearse(struct guest *guest, struct error **err);
 
 /* Follow a program that another connection started, from the bytes on that are at hand already.
  * started() is called again, if it did start. ERR_NOT_FOUND: it was not started. */

@@ -2,9 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <poll.h>
 #include <pwd.h>
-#include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +14,6 @@
 #include "orchestrator/domain_xml.h"
 #include "orchestrator/process.h"
 
-#define CONNECT_TIMEOUT_MS  60000
 #define LIBVIRT_DOMAINS_DIR "/var/lib/libvirt/qemu"
 
 /* Two daemons with different state directories must not take each other's domains for their own. */
@@ -67,11 +64,12 @@ void host_free(struct host *host)
 	if (!host)
 		return;
 	pthread_mutex_lock(&host->lock);
-	bool connecting = host->connecting;
+	bool busy = host->connecting || host->tidying;
 	pthread_mutex_unlock(&host->lock);
 	/* The process ends; what libvirt never answered to stays as it is. */
-	if (connecting)
+	if (busy)
 		return;
+	host_forget_domains(host);
 	virt_close(host->virt);
 	close_fd(&host->idle_fd);
 	error_free(host->failed);
@@ -84,94 +82,9 @@ void host_free(struct host *host)
 	free(host);
 }
 
-/* virConnectOpen() has no deadline, so it has a thread of its own, which may be left to itself. */
-static void *connect_libvirt(void *arg)
-{
-	struct host *host = arg;
-	_cleanup_free_ char *root = str_printf("%s/libvirt", host->config->state_dir);
-	_cleanup_free_ char *uri = xstrdup(host->config->libvirt_uri); /* may be outlived */
-	struct error *err = NULL;
-	struct virt *virt = virt_open(uri, root, &err);
-	char *emulator = virt ? virt_emulator(virt) : NULL;
-
-	pthread_mutex_lock(&host->lock);
-	host->virt = virt;
-	host->emulator = emulator;
-	error_free(host->failed);
-	host->failed = err;
-	host->connecting = false;
-	/* Under the lock: once it is released, the host may be freed. */
-	eventfd_write(host->idle_fd, 1);
-	pthread_mutex_unlock(&host->lock);
-	return NULL;
-}
-
-/* Under the lock. */
-static int begin_connecting(struct host *host, struct error **err)
-{
-	pthread_attr_t attr;
-	pthread_t thread;
-	eventfd_t idle;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	int e = pthread_create(&thread, &attr, connect_libvirt, host);
-	pthread_attr_destroy(&attr);
-	if (e)
-		return error_errno(err, e, "starting a thread");
-	eventfd_read(host->idle_fd, &idle);
-	host->connecting = true;
-	return 0;
-}
-
-static int wait_connected(struct host *host, int cancel_fd, struct error **err)
-{
-	struct pollfd fds[] = {
-		{.fd = host->idle_fd, .events = POLLIN}, {.fd = cancel_fd, .events = POLLIN}};
-	uint64_t end = now_mono_usec() + UINT64_C(1000) * CONNECT_TIMEOUT_MS;
-
-	for (;;) {
-		uint64_t now = now_mono_usec();
-		int n = now >= end ? 0 : poll(fds, ARRAY_SIZE(fds), (int)((end - now) / 1000) + 1);
-		if (n < 0 && errno != EINTR)
-			return error_errno(err, errno, "poll");
-		if (n > 0 && fds[1].revents)
-			return error_set(err, ERR_CANCELLED, "cancelled while connecting");
-		if (n > 0)
-			return 0;
-		if (n == 0)
-			return error_set(err, ERR_TIMEOUT, "%s: libvirt does not answer",
-				host->config->libvirt_uri);
-	}
-}
-
-struct virt *host_virt(struct host *host, int cancel_fd, struct error **err)
-{
-	pthread_mutex_lock(&host->lock);
-	int r = host->virt || host->connecting ? 0 : begin_connecting(host, err);
-	struct virt *virt = host->virt;
-	pthread_mutex_unlock(&host->lock);
-	if (virt || r < 0 || wait_connected(host, cancel_fd, err) < 0)
-		return virt;
-	pthread_mutex_lock(&host->lock);
-	virt = host->virt;
-	if (!virt && host->failed)
-		error_set(err, host->failed->code, "%s", host->failed->text);
-	else if (!virt)
-		error_set(err, ERR_UNAVAILABLE, "libvirt is being connected to again");
-	pthread_mutex_unlock(&host->lock);
-	return virt;
-}
-
 const char *host_emulator(const struct host *host)
 {
 	return host->emulator;
-}
-
-/* QEMU is started by another daemon, with other rights than ours. */
-static bool is_remote(const struct virt *virt)
-{
-	return str_starts(virt_uri(virt), "qemu:///system");
 }
 
 int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err)
@@ -183,7 +96,7 @@ int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err)
 		return -1;
 	pthread_mutex_lock(&host->lock);
 	if (!host->vsock_known)
-		r = vsock_choose(host->config->vsock, is_remote(virt), &host->vsock, err);
+		r = vsock_choose(host->config->vsock, virt_is_system(virt), &host->vsock, err);
 	if (r == 0) {
 		host->vsock_known = true;
 		*ret_kind = host->vsock;
@@ -243,7 +156,7 @@ static gid_t gid_of_libvirt(void)
 
 void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_uid, gid_t *ret_gid)
 {
-	bool remote = is_remote(host->virt);
+	bool remote = virt_is_system(host->virt);
 
 	*ret_uid = (uid_t)-1;
 	*ret_gid = (gid_t)-1;
@@ -378,7 +291,10 @@ int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct 
 	 * ask libvirt for, and the first command need not wait for it. */
 	if (!any_vm_dir(vms))
 		return 0;
-	struct virt *virt = host_virt(host, -1, err);
+	/* Somebody waits for the daemon, and libvirt may not be there. */
+	struct virt *virt = host_virt_now(host, err);
+	/* VMs that an earlier daemon had are worth waiting for a libvirt that had them too. */
+	host_expect_libvirt(host, n_keep > 0);
 	if (!virt)
 		return error_wrap(err, "looking for VMs left behind");
 	if (virt_each_ours(virt, host->owner, destroy_left, &sweep, err) < 0)

@@ -83,7 +83,7 @@ const char *job_outcome_name(enum job_outcome outcome)
 	return (unsigned)outcome < OUTCOMES ? outcome_names[outcome] : "unknown";
 }
 
-static void wall_clear(struct job_wall *wall)
+void job_wall_clear(struct job_wall *wall)
 {
 	free(wall->accelerator);
 	free(wall->vsock_device);
@@ -102,7 +102,7 @@ void job_result_clear(struct job_result *result)
 		free(result->artifacts[i].path);
 	free(result->artifacts);
 	free(result->left_out);
-	wall_clear(&result->wall);
+	job_wall_clear(&result->wall);
 	memset(result, 0, sizeof(*result));
 }
 

@@ -79,6 +79,7 @@ struct job_wall {
 	char *kernel;
 	char *image_digest;
 	char *libvirt_uri;
+	bool warm; /* the VM had booted before the job came */
 };
 
 /* One attempt's terminal record. */
@@ -97,6 +98,7 @@ struct job_result {
 	struct job_wall wall;
 };
 
+void job_wall_clear(struct job_wall *wall);	  /* frees what it owns */
 void job_result_clear(struct job_result *result); /* frees what it owns, zeroes it */
 /* Deep copy. */
 void job_result_copy(struct job_result *to, const struct job_result *from);

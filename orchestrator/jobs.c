@@ -107,6 +107,7 @@ struct jobs *jobs_new(const struct jobs_env *env)
 
 	jobs->env = *env;
 	queue_init(&jobs->queue);
+	jobs_pool_new(jobs);
 	return jobs;
 }
 
@@ -123,13 +124,17 @@ void jobs_free(struct jobs *jobs)
 	tdestroy(jobs->by_id, free_node);
 	loop_timer_stop(jobs->pause);
 	loop_timer_stop(jobs->due);
+	pools_free(jobs->pools);
 	free(jobs->stop_why);
 	free(jobs);
 }
 
 struct jobs_counts jobs_counts(const struct jobs *jobs)
 {
-	return jobs->counts;
+	struct jobs_counts counts = jobs->counts;
+
+	counts.vms += pools_counts(jobs->pools).vms;
+	return counts;
 }
 
 /* To be called last: the callback of a stop may free what is here. */
@@ -137,7 +142,7 @@ void jobs_changed(struct jobs *jobs)
 {
 	if (jobs->env.on_change)
 		jobs->env.on_change(jobs->env.arg);
-	if (jobs->stop_done && jobs->counts.vms == 0 && jobs->pending == 0) {
+	if (jobs->stop_done && jobs_counts(jobs).vms == 0 && jobs->pending == 0) {
 		void (*done)(void *) = steal_ptr(jobs->stop_done);
 
 		done(jobs->stop_arg);
@@ -317,6 +322,7 @@ void jobs_stop(struct jobs *jobs, const char *why, void (*done)(void *arg), void
 		if (job->attempt && !job->ended)
 			attempt_cancel(job->attempt, why);
 	}
+	pools_stop(jobs->pools);
 	twalk(jobs->by_id, tell_stopping);
 	jobs_changed(jobs);
 }
@@ -380,4 +386,5 @@ void jobs_each_vm(struct jobs *jobs,
 		if (job->vm.id[0])
 			visit(arg, &job->vm, job->record->id);
 	}
+	pools_each_vm(jobs->pools, visit, arg);
 }

@@ -81,11 +81,18 @@ void jobs_unwatch(struct jobs *jobs, struct watch *watch);
 struct queue_demand jobs_demand(const Job__V1__Spec *spec);
 
 struct jobs_counts {
-	uint32_t live, queued, vms;
+	uint32_t live, queued, vms; /* of vms, those of pools too */
 };
 struct jobs_counts jobs_counts(const struct jobs *jobs);
 
-/* Each VM there is, by its attempt's own account. */
+/* Keep VMs ready as the configuration's pools say. Once; the jobs of an earlier daemon come first.
+ */
+void jobs_start_pools(struct jobs *jobs);
+struct pools_info; /* pools.h */
+void jobs_each_pool(
+	struct jobs *jobs, void (*visit)(void *arg, const struct pools_info *info), void *arg);
+
+/* Each VM there is, by its attempt's own account; job_id is "" for one that no job has. */
 void jobs_each_vm(struct jobs *jobs,
 	void (*visit)(void *arg, const struct vm_facts *vm, const char *job_id), void *arg);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "orchestrator/jobs.h"
+#include "orchestrator/pools.h"
 #include "orchestrator/queue.h"
 
 struct job {
@@ -18,6 +19,7 @@ struct job {
 	struct attempt_order order; /* borrows from record and dir */
 	char *dir;		    /* owned */
 	struct vm_facts vm;	    /* vm.id[0]: it has one */
+	struct pools_vm *warm;	    /* kept for it from the claim to the start; NULL: none */
 	struct {
 		pthread_mutex_t lock;
 		bool posted; /* the loop has been told, and will look */
@@ -47,6 +49,7 @@ struct jobs {
 	struct jobs_counts counts;
 	uint32_t slots;		  /* how many have one */
 	struct queue_demand used; /* by those that have one, in all */
+	struct pools *pools;	  /* owned; NULL: none are configured */
 	uint32_t pending;	  /* operations of the store's under way that count for the stop */
 	struct loop_timer *pause; /* nothing is started before it runs: the store is in trouble */
 	struct loop_timer *due;	  /* for the first of the queue whose time is to come, */
@@ -69,6 +72,9 @@ void job_enqueue(struct job *job);
 /* The attempt ended as job->final says, and job->next is not set: set it, if another shall follow.
  */
 void job_plan_retry(struct job *job);
+/* The files of attempt n go to their own place. Fails only where it may succeed later; else what
+ * cannot be kept is not worth the job. On the store's thread. */
+int job_keep_files(const struct job *job, unsigned n, struct error **err);
 int job_store_requeue(struct store *store, void *job, struct error **err);
 /* final and next are committed. */
 void job_requeued(struct job *job);
@@ -78,6 +84,11 @@ void job_go_back(struct job *job);
 void job_cancel_between(struct job *job, const char *why, jobs_done done, void *arg);
 /* See to it that jobs_schedule() is called when the next of the queue may start. */
 void jobs_arm_due(struct jobs *jobs);
+
+/* jobs_pool.c */
+void jobs_pool_new(struct jobs *jobs);
+/* What there is, and how much of it jobs and warm VMs take. */
+struct scheduler_view jobs_view(struct jobs *jobs);
 
 /* jobs_run.c */
 void jobs_schedule(struct jobs *jobs);

@@ -12,6 +12,7 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/attempt_files.h"
 #include "orchestrator/retry.h"
 
 /* The timer looks at the clock again after so long, whatever happened to it. */
@@ -38,6 +39,19 @@ void job_plan_retry(struct job *job)
 	FAILPOINT("retry.known");
 	job->next = record_back_in_queue(job->record, not_before);
 	job->final->not_before = not_before;
+}
+
+int job_keep_files(const struct job *job, unsigned n, struct error **err)
+{
+	_cleanup_error_ struct error *why = NULL;
+
+	if (attempt_files_keep(job->dir, n, &why) == 0)
+		return 0;
+	if (why->code != ERR_LIMIT) {
+		log_warn(job->record->id, "%s", why->text);
+		return 0;
+	}
+	return error_move(err, steal_ptr(why));
 }
 
 int job_store_requeue(struct store *store, void *arg, struct error **err)

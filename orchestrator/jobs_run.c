@@ -6,7 +6,6 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
-#include "orchestrator/attempt_files.h"
 #include "orchestrator/ballast.h"
 #include "orchestrator/results.h"
 #include "orchestrator/scheduler.h"
@@ -81,10 +80,8 @@ static int store_finish(struct store *store, void *arg, struct error **err)
 
 	FAILPOINT("end.writing");
 	/* One that ended between two attempts has a result.json of its own. */
-	if (job->ended_waiting && attempt_files_keep(job->dir, job->final->attempt, err) < 0) {
-		log_warn(job->final->id, "%s", (*err)->text);
-		error_free(steal_ptr(*err));
-	}
+	if (job->ended_waiting && job_keep_files(job, job->final->attempt, err) < 0)
+		return -1;
 	job_write_result(job);
 	FAILPOINT("end.json");
 	return store->ops->finish(store, job->final, err);
@@ -112,6 +109,7 @@ static void take_over_end(struct job *job)
 	if (destroyed)
 		result->times[STAGE_DESTROYED] = destroyed;
 	job->record->state = JOB_FINISHED;
+	job->record->not_before = 0;
 	job_tell_watches(job, true);
 }
 
@@ -172,6 +170,7 @@ static void end_with(struct job *job, const struct job_result *result)
 	job->ended_waiting = job->record->state == JOB_QUEUED && job->record->attempt;
 	job->final = job_record_copy(job->record);
 	job->final->state = JOB_FINISHED;
+	job->final->not_before = 0;
 	job_result_clear(&job->final->result);
 	job_result_copy(&job->final->result, result);
 	for (size_t i = 0; i < STAGES; i++) {
@@ -372,10 +371,16 @@ static void start_attempt(struct job *job, enum job_state adopted)
 		.started_usec = job->record->result.times[STAGE_STARTED],
 		.adopted = adopted,
 	};
+	if (job->warm)
+		job->order.warm = pools_hand_over(job->jobs->pools, steal_ptr(job->warm));
 	FAILPOINT("attempt.start");
 	job->attempt = attempt_start(job->jobs->env.host, &job->order, listen_to, job, &err);
 	if (job->attempt)
 		return;
+	if (job->order.warm) {
+		warm_retire(job->order.warm);
+		warm_free(job->order.warm);
+	}
 	vm_gone(job);
 	job_end(job, OUTCOME_INFRA, EXIT_INFRA, err->text);
 }
@@ -401,7 +406,7 @@ static int store_claim(struct store *store, void *arg, struct error **err)
 	if (ballast_check_room(err) < 0 || make_dirs(inputs, 0700, err) < 0)
 		return -1;
 	if (claim->record->attempt > 1 &&
-		attempt_files_keep(claim->job->dir, claim->record->attempt - 1, err) < 0)
+		job_keep_files(claim->job, claim->record->attempt - 1, err) < 0)
 		return -1;
 	return store->ops->claim(store, claim->record, err);
 }
@@ -414,6 +419,12 @@ static void pause_over(void *arg)
 	jobs_schedule(jobs);
 }
 
+static void give_back_warm(struct job *job)
+{
+	if (job->warm)
+		pools_give_back(job->jobs->pools, steal_ptr(job->warm));
+}
+
 /* Back to where it was; all starts wait a little, for the store fails for all. */
 static void claim_failed(struct job *job, const struct error *why)
 {
@@ -424,6 +435,7 @@ static void claim_failed(struct job *job, const struct error *why)
 		log_debug(job->record->id, "cannot be started now: %s", why->text);
 	else
 		log_error(job->record->id, "cannot be started now: %s", why->text);
+	give_back_warm(job);
 	vm_gone(job);
 	queue_return(&jobs->queue, &job->item);
 	jobs->counts.queued++;
@@ -448,6 +460,7 @@ static void claimed(void *arg, struct error *error)
 	if (error && !job->cancelling) {
 		claim_failed(job, error);
 	} else if (job->cancelling || jobs->stopping) {
+		give_back_warm(job);
 		vm_gone(job);
 		job_end(job, OUTCOME_CANCELLED, EXIT_CANCELLED,
 			job->cancelling ? job->cancel_why : jobs->stop_why);
@@ -461,7 +474,8 @@ static void claimed(void *arg, struct error *error)
 	jobs_changed(jobs);
 }
 
-static void begin(struct job *job)
+/* warm: a VM that is kept for it, or NULL. */
+static void begin(struct job *job, struct pools_vm *warm)
 {
 	struct jobs *jobs = job->jobs;
 	struct claim *claim = xmalloc(sizeof(*claim));
@@ -470,6 +484,7 @@ static void begin(struct job *job)
 	queue_take(&jobs->queue, &job->item);
 	jobs->counts.queued--;
 	slot_take(job);
+	job->warm = warm;
 	job->claiming = true;
 	claim->job = job;
 	claim->record = job_record_copy(job->record);
@@ -482,26 +497,31 @@ static void begin(struct job *job)
 	store_queue_post(jobs->env.store, store_claim, claimed, claim);
 }
 
+/* The next one begins, if there is a warm VM for it, or room. */
+static bool begin_next(struct jobs *jobs)
+{
+	struct scheduler_view view = jobs_view(jobs);
+	struct scheduler_lack lack;
+	struct queue_item *item = scheduler_next(&view, &jobs->queue, &lack);
+
+	if (!item)
+		return false;
+	struct job *job = (struct job *)((char *)item - offsetof(struct job, item));
+	struct pools_vm *warm = pools_reserve(jobs->pools, job->record->spec);
+	if (!warm && (lack.vms || lack.memory || lack.cpus)) {
+		pools_make_room(jobs->pools, &lack);
+		return false;
+	}
+	begin(job, warm);
+	return true;
+}
+
 void jobs_schedule(struct jobs *jobs)
 {
-	struct queue_item *item;
-
 	/* A libvirt that does not get rid of its domains must not be given ever more of them. */
 	while (!jobs->stopping && !jobs->pause &&
-		jobs->counts.vms < 2 * jobs->env.config->max_vms) {
-		struct scheduler_view view = {
-			.max_vms = jobs->env.config->max_vms,
-			.capacity = jobs->env.capacity,
-			.vms = jobs->slots,
-			.memory = jobs->used.memory,
-			.cpus = jobs->used.cpus,
-			.now_usec = now_real_usec(),
-		};
-
-		item = scheduler_next(&view, &jobs->queue);
-		if (!item)
-			break;
-		begin((struct job *)((char *)item - offsetof(struct job, item)));
-	}
+		jobs->counts.vms < 2 * jobs->env.config->max_vms && begin_next(jobs))
+		;
 	jobs_arm_due(jobs);
+	pools_look(jobs->pools);
 }

@@ -80,7 +80,9 @@ static bool is_ours(const char *cmdline)
 	return str_starts(base, "qemu-system-") || str_eq(base, "vsock-device");
 }
 
-static void look_at(pid_t pid, const char *vms, const char *const *keep, size_t n_keep)
+/* Of the VM named only, if one is; else of all but those in keep. */
+static void look_at(
+	pid_t pid, const char *vms, const char *only, const char *const *keep, size_t n_keep)
 {
 	uint64_t start = process_start_time(pid);
 	char path[40], id[32];
@@ -94,17 +96,17 @@ static void look_at(pid_t pid, const char *vms, const char *const *keep, size_t 
 	for (size_t i = 0; i < n_keep; i++)
 		if (str_eq(id, keep[i]))
 			return;
-	if (!id[0])
+	if (!id[0] || (only && !str_eq(id, only)))
 		return;
 	_cleanup_close_ int fd = process_open(pid, start);
 	if (fd < 0)
 		return;
-	log_info("host", "ending process %d of %s, left behind by a daemon that is gone", (int)pid,
-		id);
+	log_info("host", "ending process %d of %s, left behind by a %s that is gone", (int)pid, id,
+		only ? "libvirtd" : "daemon");
 	process_end(fd, 0);
 }
 
-void process_kill_orphans(const char *vms, const char *const *keep, size_t n_keep)
+static void look_at_all(const char *vms, const char *only, const char *const *keep, size_t n_keep)
 {
 	_cleanup_free_ char *below = str_printf("%s/", vms);
 	DIR *dir = opendir("/proc");
@@ -114,6 +116,16 @@ void process_kill_orphans(const char *vms, const char *const *keep, size_t n_kee
 		return;
 	while ((entry = readdir(dir)))
 		if (isdigit((unsigned char)entry->d_name[0]))
-			look_at((pid_t)atoi(entry->d_name), below, keep, n_keep);
+			look_at((pid_t)atoi(entry->d_name), below, only, keep, n_keep);
 	closedir(dir);
+}
+
+void process_kill_orphans(const char *vms, const char *const *keep, size_t n_keep)
+{
+	look_at_all(vms, NULL, keep, n_keep);
+}
+
+void process_kill_vm(const char *vms, const char *vm_id)
+{
+	look_at_all(vms, vm_id, NULL, 0);
 }

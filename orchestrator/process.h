@@ -16,3 +16,5 @@ void process_end(int pidfd, int grace_ms);
  * (it died between the start and the note of it): each QEMU and vsock device whose command line
  * names a file below vms/ID/, where ID is not in keep. */
 void process_kill_orphans(const char *vms, const char *const *keep, size_t n_keep);
+/* End those of this VM. */
+void process_kill_vm(const char *vms, const char *vm_id);

@@ -229,6 +229,8 @@ static Control__V1__Wall *wall_to_info(const struct job_wall *wall, bool devices
 	info->kernel = xstrdup(wall->kernel);
 	info->image_digest = xstrdup(wall->image_digest);
 	info->libvirt_uri = xstrdup(wall->libvirt_uri);
+	if (wall->warm)
+		SET(info, warm, true);
 	return info;
 }
 
@@ -245,6 +247,7 @@ static void wall_from_info(const Control__V1__Wall *info, struct job_wall *wall)
 	wall->kernel = xstrdup(info->kernel);
 	wall->image_digest = xstrdup(info->image_digest);
 	wall->libvirt_uri = xstrdup(info->libvirt_uri);
+	wall->warm = info->warm;
 }
 
 /* As many as there is room for, of which the rest is left. */
@@ -465,12 +468,13 @@ static json_t *json_wall(const struct job_wall *wall)
 
 	for (size_t i = 0; i < wall->n_devices; i++)
 		json_array_append_new(devices, json_text(wall->devices[i]));
-	return json_pack("{s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o}", "accelerator",
+	return json_pack("{s:o, s:o, s:I, s:o, s:o, s:o, s:o, s:o, s:b}", "accelerator",
 		json_text(wall->accelerator), "vsock_device", json_text(wall->vsock_device), "cid",
 		(json_int_t)wall->cid, "network_interface",
 		wall->n_devices ? json_boolean(wall->network_interface) : json_null(), "devices",
 		devices, "kernel", json_text(wall->kernel), "image_digest",
-		json_text(wall->image_digest), "libvirt_uri", json_text(wall->libvirt_uri));
+		json_text(wall->image_digest), "libvirt_uri", json_text(wall->libvirt_uri), "warm",
+		(int)wall->warm);
 }
 
 static json_t *json_stream(uint64_t bytes, bool truncated)

@@ -2,23 +2,40 @@
 
 #include "common/util.h"
 
-/* Written so that nothing can overflow, and what is used may be more than there is: the ratios may
- * be lower after a restart. */
-static bool has_room(const struct scheduler_view *view, const struct queue_demand *demand)
+/* How much of wanted there is not when used of all is. No sum that could overflow; and what is used
+ * may be more than there is, for the ratios may be lower after a restart. */
+static uint64_t lack_of(uint64_t all, uint64_t used, uint64_t wanted)
 {
-	const struct scheduler_capacity *capacity = &view->capacity;
+	uint64_t over = used > all ? used - all : 0;
+	uint64_t left = used > all ? 0 : all - used;
+	uint64_t missing = wanted > left ? wanted - left : 0;
 
-	return view->vms < view->max_vms && view->memory <= capacity->memory &&
-	       demand->memory <= capacity->memory - view->memory && view->cpus <= capacity->cpus &&
-	       demand->cpus <= capacity->cpus - view->cpus;
+	return missing > UINT64_MAX - over ? UINT64_MAX : missing + over;
 }
 
-struct queue_item *scheduler_next(const struct scheduler_view *view, struct queue *queue)
+bool scheduler_fits(const struct scheduler_view *view, const struct queue_demand *demand,
+	struct scheduler_lack *ret)
 {
-	if (view->vms >= view->max_vms)
-		return NULL;
+	struct scheduler_lack lack = {
+		.vms = (uint32_t)MIN(lack_of(view->max_vms, view->vms, 1), (uint64_t)UINT32_MAX),
+		.memory = lack_of(view->capacity.memory, view->memory, demand->memory),
+		.cpus = (uint32_t)MIN(lack_of(view->capacity.cpus, view->cpus, demand->cpus),
+			(uint64_t)UINT32_MAX),
+	};
+
+	if (ret)
+		*ret = lack;
+	return !lack.vms && !lack.memory && !lack.cpus;
+}
+
+struct queue_item *scheduler_next(
+	const struct scheduler_view *view, struct queue *queue, struct scheduler_lack *ret)
+{
 	struct queue_item *first = queue_first(queue, view->now_usec);
-	return first && has_room(view, &first->demand) ? first : NULL;
+
+	if (first)
+		scheduler_fits(view, &first->demand, ret);
+	return first;
 }
 
 int scheduler_check(const struct scheduler_capacity *capacity, const struct queue_demand *demand,

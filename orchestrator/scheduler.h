@@ -5,6 +5,7 @@
  * of small ones. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/error.h"
@@ -27,8 +28,20 @@ struct scheduler_view {
 	uint64_t now_usec;
 };
 
-/* The item to start now, which stays in the queue; NULL: none can be. */
-struct queue_item *scheduler_next(const struct scheduler_view *view, struct queue *queue);
+/* What is missing for a VM to fit beside those there are. */
+struct scheduler_lack {
+	uint32_t vms;
+	uint64_t memory;
+	uint32_t cpus;
+};
+/* True: it fits; then *ret (may be NULL) is all 0. */
+bool scheduler_fits(const struct scheduler_view *view, const struct queue_demand *demand,
+	struct scheduler_lack *ret);
+
+/* The item that is next, which stays in the queue; NULL: none waits. *ret: what it lacks; all 0: it
+ * can start now. */
+struct queue_item *scheduler_next(
+	const struct scheduler_view *view, struct queue *queue, struct scheduler_lack *ret);
 
 /* Could it start on an idle host? Else ERR_LIMIT that says what is too much. */
 int scheduler_check(const struct scheduler_capacity *capacity, const struct queue_demand *demand,

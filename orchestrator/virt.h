@@ -1,4 +1,4 @@
-/* libvirt, and the only file that knows it: connect, create, watch and destroy our domains.
+/* libvirt, and the only files that know it: connect, create, watch and destroy our domains.
  *
  * All functions block and may be called from any thread. libvirt's own message, code and domain
  * reach the caller in the error's text. Domains that are not ours (no orchestrator metadata of this
@@ -18,17 +18,24 @@ struct virt_domain;
  * first connection of a process starts libvirt's event loop on a thread of its own. */
 struct virt *virt_open(const char *uri, const char *embed_root, struct error **err);
 void virt_close(struct virt *virt);
+/* Is there still somebody at its other end, as far as we know? */
+bool virt_is_connected(struct virt *virt);
+/* A new connection in the place of one that was lost; nothing to do where it was not. Not to be
+ * called twice at a time. Domains go over to it by themselves. */
+int virt_reconnect(struct virt *virt, struct error **err);
 /* The URI connected to, as a person would give it. */
 const char *virt_uri(const struct virt *virt);
 /* The driver runs in this process, so QEMU is our descendant. */
 bool virt_is_embedded(const struct virt *virt);
+/* QEMU is started by the system's libvirtd, with other rights than ours. */
+bool virt_is_system(const struct virt *virt);
 /* The emulator that libvirt uses, a path; NULL if it cannot say. To be freed. */
 char *virt_emulator(struct virt *virt);
 
 /* Start a transient domain. What the error's code means: ERR_STATE the vsock CID is taken (pick
  * another); ERR_LIMIT no memory; ERR_NOT_FOUND the emulator is missing; else ERR_UNAVAILABLE. */
 struct virt_domain *virt_create(struct virt *virt, const char *xml, struct error **err);
-/* A domain that runs, with that owner in its metadata; NULL with ERR_NOT_FOUND if there is none. */
+/* A domain that runs, with that owner in its metadata; ERR_NOT_FOUND: libvirt has none. */
 struct virt_domain *virt_find(
 	struct virt *virt, const char *uuid, const char *owner, struct error **err);
 /* End it at once. A domain that is gone already is success. */
@@ -41,6 +48,11 @@ enum virt_stop { VIRT_RUNNING, VIRT_SHUTDOWN, VIRT_CRASHED, VIRT_DESTROYED, VIRT
  * it right after creation (a stop before that is reported at once). */
 void virt_domain_on_stop(
 	struct virt_domain *domain, void (*on_stop)(void *arg, enum virt_stop why), void *arg);
+/* Put these metadata (domain_xml_metadata) in the place of ours. */
+int virt_domain_label(struct virt_domain *domain, const char *metadata, struct error **err);
+/* A reference more, for virt_domain_label() beside the owner; to be given back. */
+struct virt_domain *virt_domain_ref(struct virt_domain *domain);
+void virt_domain_unref(struct virt_domain *domain);
 /* The live XML; to be freed. */
 char *virt_domain_xml(struct virt_domain *domain, struct error **err);
 

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -30,13 +31,15 @@
 #include "orchestrator/domain_xml.h"
 #include "orchestrator/process.h"
 #include "orchestrator/spawn.h"
+#include "orchestrator/tsc.h"
 #include "orchestrator/vm_private.h"
 
 #define FIRMWARE       "/usr/share/qemu/qboot.rom"
 #define CID_TRIES      5
+#define LIBVIRT_LOSSES 3 /* in starting one VM */
 #define TAIL_IN_ERRORS 400
 /* How long the reason for one loss may come after the loss. */
-#define SETTLE_MS 2000
+#define SETTLE_MS 10000
 
 static void progress(struct vm *vm, enum job_stage stage)
 {
@@ -67,7 +70,7 @@ int vm_device_pid(const struct vm *vm)
 
 int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error **err)
 {
-	return vsock_device_connect(vm->vsock, port, timeout_ms, err);
+	return vsock_device_connect(vm->vsock, port, timeout_ms, vm->order->cancel_fd, err);
 }
 
 /* Making it. -------------------------------------------------------------------------------------
@@ -88,13 +91,20 @@ static void name_vm(struct vm *vm)
 	snprintf(vm->facts.domain, sizeof(vm->facts.domain), DOMAIN_PREFIX "%s", vm->facts.id);
 }
 
+static int open_console_file(const char *path, struct error **err)
+{
+	int fd = path ? open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600)
+		      : memfd_create("console", MFD_CLOEXEC);
+
+	return fd < 0 ? error_errno(err, errno, "%s", path ? path : "a file in memory") : fd;
+}
+
 int vm_watch_console(struct vm *vm, int listen_fd, bool reap, struct error **err)
 {
 	_cleanup_close_ int listening = listen_fd;
-	_cleanup_close_ int file = open(vm->order->console_file,
-		O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	_cleanup_close_ int file = open_console_file(vm->order->console_file, err);
 	if (file < 0)
-		return error_errno(err, errno, "%s", vm->order->console_file);
+		return -1;
 	vm->watch = vm_watch_new(
 		vm->host->watcher, steal_fd(listening), steal_fd(file), LIMIT_CONSOLE, reap, err);
 	return vm->watch ? 0 : -1;
@@ -130,6 +140,7 @@ static char *make_xml(const struct vm *vm, struct error **err)
 		.job_id = vm->order->job_id,
 		.attempt = vm->order->attempt,
 		.kvm = vm->kvm,
+		.tsc_khz = vm->kvm ? 0 : tsc_khz(),
 		.firmware = access(FIRMWARE, R_OK) == 0 ? FIRMWARE : NULL,
 		.cpus = vm->order->cpus,
 		.memory_bytes = vm->order->memory_bytes,
@@ -150,44 +161,59 @@ static char *make_xml(const struct vm *vm, struct error **err)
 	return domain_xml_make(&spec, err);
 }
 
-/* A CID that somebody else on this host has is no failure: there are two thousand million. */
+static int start_domain_with_cid(struct vm *vm, struct error **err)
+{
+	vm->vsock = vsock_device_new(vm->vsock_kind, vm->dir, vm->facts.cid, vm->uid, vm->gid, err);
+	if (!vm->vsock || vm_give_to_qemu(vm, vm->dir, err) < 0)
+		return -1;
+	FAILPOINT("vm.device");
+	_cleanup_free_ char *xml = make_xml(vm, err);
+	if (!xml)
+		return -1;
+	FAILPOINT("vm.xml");
+	vm->domain = virt_create(vm->host->virt, xml, err);
+	vm->unsure = !vm->domain && !virt_is_connected(vm->host->virt);
+	return vm->domain ? 0 : -1;
+}
+
+/* A CID that somebody else on this host has is no failure: there are two thousand million. Those
+ * that were refused are kept until one was not, so that none is tried twice. */
 static int start_domain(struct vm *vm, struct error **err)
 {
-	for (int i = 0; i < CID_TRIES; i++) {
+	uint32_t refused[CID_TRIES];
+	int n = 0, r = -1;
+
+	while (r < 0) {
 		_cleanup_error_ struct error *failed = NULL;
 
 		vm->facts.cid = cid_take(vm->host->cids, now_mono_usec());
-		if (!vm->facts.cid)
-			return error_set(err, ERR_LIMIT,
+		if (!vm->facts.cid && !n)
+			error_set(err, ERR_LIMIT,
 				"each CID of %s has a VM; widen cids in the configuration",
 				vm->host->config->cids);
-		vm->vsock = vsock_device_new(
-			vm->vsock_kind, vm->dir, vm->facts.cid, vm->uid, vm->gid, err);
-		if (!vm->vsock || vm_give_to_qemu(vm, vm->dir, err) < 0)
-			return -1;
-		FAILPOINT("vm.device");
-		_cleanup_free_ char *xml = make_xml(vm, err);
-		if (!xml)
-			return -1;
-		FAILPOINT("vm.xml");
-		vm->domain = virt_create(vm->host->virt, xml, &failed);
-		if (vm->domain)
-			return 0;
+		if (!vm->facts.cid)
+			break;
+		error_free(steal_ptr(*err));
+		r = start_domain_with_cid(vm, &failed);
+		if (r == 0)
+			break;
 		bool taken = failed->code == ERR_STATE && vm->vsock_kind == VSOCK_DEVICE_KERNEL;
+		error_move(err, steal_ptr(failed));
 		if (!taken)
-			return error_move(err, steal_ptr(failed));
-		if (i == CID_TRIES - 1) {
-			error_move(err, steal_ptr(failed));
-			return error_wrap(err,
-				"no CID of %s is free after %d tries: CID %u is taken by another "
-				"process",
-				vm->host->config->cids, CID_TRIES, vm->facts.cid);
-		}
+			break;
+		refused[n++] = vm->facts.cid;
+		if (n == CID_TRIES)
+			break;
 		log_info(vm->facts.id, "CID %u is taken, trying another", vm->facts.cid);
 		vsock_device_free(steal_ptr(vm->vsock));
-		cid_release(vm->host->cids, vm->facts.cid, now_mono_usec());
 	}
-	return -1;
+	if (r < 0 && n && (*err)->code == ERR_STATE)
+		error_wrap(err,
+			"no CID of %s is free, of %d tried: CID %u is taken by another process",
+			vm->host->config->cids, n, refused[n - 1]);
+	for (int i = 0; i < n; i++)
+		cid_release(vm->host->cids, refused[i], now_mono_usec());
+	return r;
 }
 
 static void on_stop(void *arg, enum virt_stop why)
@@ -356,6 +382,7 @@ static struct vm *vm_new(struct host *host, const struct vm_order *order)
 	name_vm(vm);
 	snprintf(vm->facts.image, sizeof(vm->facts.image), "%s", order->image->name);
 	snprintf(vm->image_digest, sizeof(vm->image_digest), "%s", order->image->digest);
+	vm->facts.pooled = order->pooled;
 	vm->facts.state = "creating";
 	vm->facts.cpus = order->cpus;
 	vm->facts.memory_bytes = order->memory_bytes;
@@ -403,6 +430,7 @@ struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_out
 {
 	struct virt *virt = host_virt(host, order->cancel_fd, err);
 	enum accel_use use;
+	int losses = 0;
 
 	/* A caller that gets ERR_CANCELLED has cancelled it, and knows. */
 	*ret_outcome = OUTCOME_INFRA;
@@ -415,27 +443,64 @@ struct vm *vm_boot(struct host *host, const struct vm_order *order, enum job_out
 	for (;;) {
 		_cleanup_error_ struct error *failed = NULL;
 
-		if (accel_begin(host->accel, host_emulator(host),
-			    str_eq(virt_uri(virt), "qemu:///system"), order->cancel_fd, &use,
-			    &failed) < 0) {
+		if (accel_begin(host->accel, host_emulator(host), virt_is_system(virt),
+			    order->cancel_fd, &use, &failed) < 0) {
 			if (failed->code == ERR_CANCELLED)
 				*ret_outcome = OUTCOME_CANCELLED;
 			error_move(err, steal_ptr(failed));
 			return NULL;
 		}
 		struct vm *vm = boot_once(host, order, use, ret_outcome, &failed);
+		bool lost = !vm && *ret_outcome != OUTCOME_CANCELLED && !virt_is_connected(virt);
 		/* Neither a cancel nor a host without QEMU tells anything about KVM. */
-		bool no_answer =
-			!vm && (*ret_outcome == OUTCOME_CANCELLED || failed->code == ERR_NOT_FOUND);
+		bool no_answer = !vm && (*ret_outcome == OUTCOME_CANCELLED ||
+						failed->code == ERR_NOT_FOUND || lost);
 		accel_report(host->accel, use, vm != NULL, vm || no_answer ? NULL : failed->text);
 		if (vm)
 			return vm;
-		/* A trial that failed is not the job's failure: again, emulated. */
+		/* No job's failure: a libvirtd that was started again meanwhile. */
+		if (lost && ++losses < LIBVIRT_LOSSES) {
+			log_info(order->job_id, "libvirt went while it started the VM; again");
+			if (!host_virt(host, order->cancel_fd, err))
+				return NULL;
+			continue;
+		}
+		/* Nor a trial that failed: again, emulated. */
 		if (use != ACCEL_USE_TRIAL || no_answer) {
 			error_move(err, steal_ptr(failed));
 			return NULL;
 		}
 	}
+}
+
+int vm_take_over(struct vm *vm, const struct vm_order *order, struct error **err)
+{
+	int fd = open_console_file(order->console_file, err);
+
+	if (fd < 0 || vm_watch_move_file(vm->watch, fd, err) < 0)
+		return -1;
+	vm->order = order;
+	vm_set_state(vm, "ready");
+	return 0;
+}
+
+bool vm_is_alive(struct vm *vm)
+{
+	struct vm_watch_state state;
+
+	vm_watch_get(vm->watch, &state);
+	return !state.panicked && !state.qemu_ended && !vsock_device_has_ended(vm->vsock);
+}
+
+void vm_poll_fds(struct vm *vm, int *ret_watch, int *ret_device)
+{
+	*ret_watch = vm_watch_fd(vm->watch);
+	*ret_device = vsock_device_end_fd(vm->vsock);
+}
+
+struct virt_domain *vm_domain_ref(struct vm *vm)
+{
+	return virt_domain_ref(vm->domain);
 }
 
 enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err)
@@ -449,7 +514,8 @@ enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err)
 	}
 	if (state.qemu_ended) {
 		_cleanup_free_ char *how = describe_end(state.qemu_status);
-		error_set(err, ERR_UNAVAILABLE, "QEMU ended%s under the job", how);
+		error_set(err, ERR_UNAVAILABLE, "QEMU ended%s%s", how,
+			*vm->order->job_id ? " under the job" : "");
 		return OUTCOME_INFRA;
 	}
 	if (vsock_device_has_ended(vm->vsock)) {
@@ -474,6 +540,7 @@ void vm_fill_note(struct vm *vm, struct vm_note *ret)
 	ret->cid = vm->facts.cid;
 	ret->vsock_kind = vm->vsock_kind;
 	ret->kvm = vm->kvm;
+	ret->pooled = vm->facts.pooled;
 	ret->uid = vm->uid;
 	ret->gid = vm->gid;
 	ret->cpus = vm->facts.cpus;
@@ -487,8 +554,10 @@ void vm_fill_note(struct vm *vm, struct vm_note *ret)
 
 int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err)
 {
+	/* Where it was lost, a new connection is worth a try, but not the job's time. */
+	if (!virt_is_connected(vm->host->virt))
+		host_virt_now(vm->host, NULL);
 	_cleanup_free_ char *xml = virt_domain_xml(vm->domain, err);
-
 	if (!xml)
 		return -1;
 	wall->accelerator = xstrdup(vm->facts.accelerator);
@@ -498,54 +567,4 @@ int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err)
 	wall->image_digest = xstrdup(vm->image_digest);
 	return domain_xml_devices(
 		xml, &wall->devices, &wall->n_devices, &wall->network_interface, err);
-}
-
-void vm_end(struct vm *vm, void (*on_end)(void *arg), void *arg)
-{
-	_cleanup_error_ struct error *err = NULL;
-
-	vm->ended = true;
-	vm->facts.state = "stopping";
-	progress(vm, STAGES);
-	FAILPOINT("destroy.begin");
-	if (!vm->domain)
-		return;
-	if (vm->watch)
-		vm_watch_on_end(vm->watch, on_end, arg);
-	/* libvirt sends SIGTERM and then looks five times a second whether the pid is gone. Where
-	 * QEMU is our descendant we are faster: nothing in it is worth saving. */
-	if (vm->watch && virt_is_embedded(vm->host->virt)) {
-		vm_watch_kill(vm->watch);
-		vm_watch_wait_end(vm->watch, 5000);
-	}
-	if (virt_destroy(vm->domain, &err) < 0)
-		log_warn(vm->facts.id, "%s", err->text);
-	if (vm->watch && vm_watch_wait_end(vm->watch, 10000) < 0)
-		log_error(vm->facts.id, "QEMU (pid %d) does not end", vm->facts.pid);
-	if (vm->watch)
-		vm_watch_on_end(vm->watch, NULL, NULL);
-	virt_domain_free(steal_ptr(vm->domain));
-	FAILPOINT("destroy.domain");
-}
-
-void vm_destroy(struct vm *vm)
-{
-	_cleanup_error_ struct error *err = NULL;
-
-	if (!vm)
-		return;
-	if (!vm->ended)
-		vm_end(vm, NULL, NULL);
-	if (vm->vsock)
-		vsock_device_free(vm->vsock);
-	FAILPOINT("destroy.device");
-	vm_watch_free(vm->watch);
-	if (vm->dir && remove_tree(vm->dir, &err) < 0)
-		log_warn(vm->facts.id, "%s", err->text);
-	FAILPOINT("destroy.directory");
-	if (vm->facts.cid)
-		cid_release(vm->host->cids, vm->facts.cid, now_mono_usec());
-	explicit_bzero(vm->secret, sizeof(vm->secret));
-	free(vm->dir);
-	free(vm);
 }

@@ -17,8 +17,9 @@ struct vm_order {
 	unsigned attempt;
 	uint32_t cpus;
 	uint64_t memory_bytes;
-	uint64_t disk_bytes; /* 0: what is written goes to the guest's memory */
-	const char *console_file;
+	uint64_t disk_bytes;		  /* 0: what is written goes to the guest's memory */
+	const char *console_file;	  /* NULL: it stays in memory until vm_take_over() */
+	bool pooled;			  /* said in its facts */
 	const struct domain_bench *bench; /* NULL but for `orchestrator bench` */
 	int cancel_fd;
 	/* Called on progress: the facts changed, or a stage was reached (then stage is not STAGES).
@@ -42,12 +43,23 @@ struct vm *vm_adopt(struct host *host, const struct vm_order *order, const struc
 /* All that vm_adopt() has to know; attempt and times are the caller's to fill in. */
 void vm_fill_note(struct vm *vm, struct vm_note *ret);
 
+/* One that was booted for nobody in particular is somebody's now: order takes the place of the one
+ * it was booted with, and its console file gets what was printed so far. */
+int vm_take_over(struct vm *vm, const struct vm_order *order, struct error **err);
+/* Neither QEMU nor the device's process have ended, and no panic was seen. */
+bool vm_is_alive(struct vm *vm);
+/* Readable when vm_is_alive() may have changed; the first is an eventfd to be read, either may be
+ * -1. */
+void vm_poll_fds(struct vm *vm, int *ret_watch, int *ret_device);
+/* Its domain; virt_domain_unref(). */
+struct virt_domain *vm_domain_ref(struct vm *vm);
+
 const struct vm_facts *vm_facts(const struct vm *vm);
 void vm_set_state(struct vm *vm, const char *state); /* a static string */
 const uint8_t *vm_secret(const struct vm *vm);	     /* PROOF_SECRET_BYTES */
 /* The process of the userspace vsock device; 0: the kernel has it. */
 int vm_device_pid(const struct vm *vm);
-/* A connected fd to a port of the guest, or -1. */
+/* A connected fd to a port of the guest, or -1; ERR_CANCELLED when cancelled. */
 int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error **err);
 /* What is known when the worker is lost: the outcome's kind, and err gets the words (replacing what
  * was there): the kernel's panic, QEMU's end, or that the guest is up and silent. Waits up to

@@ -34,6 +34,7 @@ static struct vm *vm_from_note(
 	vm->facts.accelerator = note->kvm ? "kvm" : "tcg";
 	vm->facts.vsock_device = vsock_kind_name(note->vsock_kind);
 	vm->facts.state = "running";
+	vm->facts.pooled = note->pooled;
 	vm->facts.cid = note->cid;
 	vm->facts.cpus = note->cpus;
 	vm->facts.memory_bytes = note->memory_bytes;
@@ -58,8 +59,10 @@ static int listen_console(const struct vm *vm, struct error **err)
 	_cleanup_close_ int fd = sock_listen(&ep, 4, 0600, err);
 	if (fd < 0)
 		return -1;
-	if ((vm->uid != (uid_t)-1 && chown(ours, vm->uid, vm->gid) < 0) || rename(ours, path) < 0) {
-		error_errno(err, errno, "%s", path);
+	int r = vm_give_to_qemu(vm, ours, err);
+	if (r == 0 && rename(ours, path) < 0)
+		r = error_errno(err, errno, "%s", path);
+	if (r < 0) {
 		unlink(ours);
 		return -1;
 	}

@@ -24,12 +24,12 @@ int vm_note_write(const char *job_dir, const struct vm_note *note, struct error 
 	for (size_t i = 0; i < STAGES; i++)
 		json_array_append_new(times, json_integer((json_int_t)note->times[i]));
 	json_t *json = json_pack(
-		"{s:I,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}",
+		"{s:I,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:b,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}",
 		"attempt", (json_int_t)note->attempt, "id", note->id, "uuid", note->uuid, "image",
 		note->image, "image_digest", note->image_digest, "secret", secret, "cid",
 		(json_int_t)note->cid, "vsock", (json_int_t)note->vsock_kind, "kvm", note->kvm,
-		"uid", (json_int_t)note->uid, "gid", (json_int_t)note->gid, "cpus",
-		(json_int_t)note->cpus, "memory", (json_int_t)note->memory_bytes, "started",
+		"pooled", note->pooled, "uid", (json_int_t)note->uid, "gid", (json_int_t)note->gid,
+		"cpus", (json_int_t)note->cpus, "memory", (json_int_t)note->memory_bytes, "started",
 		(json_int_t)note->started_usec, "device", (json_int_t)note->device, "qemu",
 		(json_int_t)note->qemu, "device_start", (json_int_t)note->device_start,
 		"qemu_start", (json_int_t)note->qemu_start, "times", times);
@@ -52,15 +52,16 @@ static int unpack(json_t *json, struct vm_note *ret)
 	json_int_t attempt, cid, vsock, uid, gid, cpus, memory, started, device, qemu, device_start,
 		qemu_start;
 	json_t *times;
-	int kvm;
+	int kvm, pooled = 0; /* which notes of earlier versions do not have */
 
 	if (json_unpack(json,
-		    "{s:I,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}",
+		    "{s:I,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:b,s?b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,"
+		    "s:o}",
 		    "attempt", &attempt, "id", &id, "uuid", &uuid, "image", &image, "image_digest",
-		    &digest, "secret", &secret, "cid", &cid, "vsock", &vsock, "kvm", &kvm, "uid",
-		    &uid, "gid", &gid, "cpus", &cpus, "memory", &memory, "started", &started,
-		    "device", &device, "qemu", &qemu, "device_start", &device_start, "qemu_start",
-		    &qemu_start, "times", &times) < 0 ||
+		    &digest, "secret", &secret, "cid", &cid, "vsock", &vsock, "kvm", &kvm, "pooled",
+		    &pooled, "uid", &uid, "gid", &gid, "cpus", &cpus, "memory", &memory, "started",
+		    &started, "device", &device, "qemu", &qemu, "device_start", &device_start,
+		    "qemu_start", &qemu_start, "times", &times) < 0 ||
 		json_array_size(times) != STAGES || strlen(secret) != 2 * PROOF_SECRET_BYTES ||
 		hex_decode(secret, ret->secret, PROOF_SECRET_BYTES) < 0 ||
 		copy(ret->id, sizeof(ret->id), id) < 0 ||
@@ -72,6 +73,7 @@ static int unpack(json_t *json, struct vm_note *ret)
 	ret->cid = (uint32_t)cid;
 	ret->vsock_kind = (enum vsock_kind)vsock;
 	ret->kvm = kvm;
+	ret->pooled = pooled;
 	ret->uid = (uid_t)uid;
 	ret->gid = (gid_t)gid;
 	ret->cpus = (uint32_t)cpus;

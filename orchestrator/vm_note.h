@@ -23,7 +23,8 @@ struct vm_note {
 	uint32_t cid;
 	enum vsock_kind vsock_kind;
 	bool kvm;
-	uid_t uid; /* of QEMU; (uid_t)-1: not ours to say */
+	bool pooled; /* as in vm_facts */
+	uid_t uid;   /* of QEMU; (uid_t)-1: not ours to say */
 	gid_t gid;
 	uint32_t cpus;
 	uint64_t memory_bytes, started_usec;

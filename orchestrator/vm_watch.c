@@ -308,6 +308,29 @@ void vm_watch_adopt(struct vm_watch *vm, pid_t pid, int pidfd)
 	pthread_mutex_unlock(&vm->watcher->lock);
 }
 
+static int copy_file(int from, int to)
+{
+	char buf[16384];
+	ssize_t n;
+
+	for (off_t at = 0; (n = pread(from, buf, sizeof(buf), at)) > 0; at += n)
+		if (write_all(to, buf, (size_t)n) < 0)
+			return -1;
+	return n < 0 ? -1 : 0;
+}
+
+int vm_watch_move_file(struct vm_watch *vm, int file_fd, struct error **err)
+{
+	/* The watcher's thread writes under this lock. */
+	pthread_mutex_lock(&vm->watcher->lock);
+	int r = copy_file(vm->file_fd, file_fd);
+	int e = errno;
+	close_fd(&vm->file_fd);
+	vm->file_fd = file_fd;
+	pthread_mutex_unlock(&vm->watcher->lock);
+	return r < 0 ? error_errno(err, e, "the console's file") : 0;
+}
+
 int vm_watch_fd(struct vm_watch *vm)
 {
 	return vm->event_fd;

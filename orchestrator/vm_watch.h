@@ -38,6 +38,9 @@ struct vm_watch *vm_watch_new(struct vm_watcher *watcher, int listen_fd, int fil
 /* QEMU runs already, started by an earlier daemon: its pid and pidfd (taken; -1: it has ended). It
  * need not connect to be known. */
 void vm_watch_adopt(struct vm_watch *vm, pid_t pid, int pidfd);
+/* What was printed so far goes to the end of the file, and what comes too; file_fd is taken. The
+ * file until now must be one that can be read. */
+int vm_watch_move_file(struct vm_watch *vm, int file_fd, struct error **err);
 /* Readable (an eventfd, to be read by the owner) after any change of state. */
 int vm_watch_fd(struct vm_watch *vm);
 void vm_watch_get(struct vm_watch *vm, struct vm_watch_state *ret);

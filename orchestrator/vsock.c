@@ -170,8 +170,8 @@ int vsock_device_ready_fd(const struct vsock_device *device)
 	return device->ready_fd;
 }
 
-int vsock_device_connect(
-	const struct vsock_device *device, uint32_t port, int timeout_ms, struct error **err)
+int vsock_device_connect(const struct vsock_device *device, uint32_t port, int timeout_ms,
+	int cancel_fd, struct error **err)
 {
 	struct endpoint ep = {.kind = ENDPOINT_VSOCK, .cid = device->cid, .port = port};
 
@@ -179,7 +179,7 @@ int vsock_device_connect(
 		ep.kind = ENDPOINT_HYBRID;
 		snprintf(ep.path, sizeof(ep.path), "%s", device->uds_path);
 	}
-	return sock_connect(&ep, timeout_ms, err);
+	return sock_connect_until(&ep, timeout_ms, cancel_fd, err);
 }
 
 int vsock_device_end_fd(const struct vsock_device *device)

@@ -35,9 +35,10 @@ const char *vsock_device_vhost_socket(const struct vsock_device *device);
 /* A listening socket on which the guest announces itself (READY_PORT); -1 for the kernel's device:
  * nothing of ours listens on AF_VSOCK, there the console tells. */
 int vsock_device_ready_fd(const struct vsock_device *device);
-/* Connect to a port of the guest: a connected blocking fd, or -1. */
-int vsock_device_connect(
-	const struct vsock_device *device, uint32_t port, int timeout_ms, struct error **err);
+/* Connect to a port of the guest: a connected blocking fd, or -1; with ERR_CANCELLED once cancel_fd
+ * is readable. */
+int vsock_device_connect(const struct vsock_device *device, uint32_t port, int timeout_ms,
+	int cancel_fd, struct error **err);
 /* Readable when the device's process has ended; -1: it has none. */
 int vsock_device_end_fd(const struct vsock_device *device);
 /* Its process has ended; it is collected here. */

@@ -63,9 +63,12 @@ static void clear_key(const struct yaml_key *key, void *target)
 		return;
 	if (key->type == YT_TABLE)
 		yaml_table_clear(key->table, value);
-	if (key->type == YT_STRINGS || key->type == YT_TABLES || key->type == YT_MAP) {
+	if (key->type == YT_STRINGS || key->type == YT_TABLES || key->type == YT_NAMED ||
+		key->type == YT_MAP) {
 		for (size_t i = 0; i < *count_of(key, target); i++) {
 			void *item = load_pointer(value, i * sizeof(void *));
+			if (key->type == YT_NAMED)
+				free(load_pointer(item, 0));
 			if (key->type != YT_STRINGS)
 				yaml_table_clear(key->table, item);
 			free(item);
@@ -277,6 +280,40 @@ static void decode_map(struct decoder *d, const struct yaml_key *key, const stru
 	}
 }
 
+static void decode_named(struct decoder *d, const struct yaml_key *key,
+	const struct yaml_node *node, void *target, const char *where)
+{
+	const struct yaml_key name_key = {.type = YT_STRING, .check = key->check};
+	size_t *n = count_of(key, target);
+	void **items;
+
+	if (node->kind != YAML_NODE_MAP) {
+		wrong_type(d, key, node, where, "a mapping of names to mappings");
+		return;
+	}
+	if (!count_in_range(d, key, node, where, node->n / 2))
+		return;
+	clear_key(key, target);
+	items = xcalloc(node->n / 2, sizeof(*items));
+	store_pointer(target, key->offset, items);
+	for (size_t i = 0; i < node->n; i += 2) {
+		const struct yaml_node *name = node->children[i];
+		if (name->kind == YAML_NODE_BAD || name->repeated)
+			continue;
+		_cleanup_free_ char *problem =
+			yaml_text_problem(&name_key, name->text, YAML_STYLE_QUOTED);
+		_cleanup_free_ char *shown = yaml_shown(name->text);
+		_cleanup_free_ char *item_where =
+			problem ? str_printf("%s[%s]", where, shown) : below(where, name->text);
+		if (problem)
+			problem_at(d, name, "%s: the name %s", item_where, problem);
+		void *item = struct_new(key->table);
+		store_pointer(item, 0, xstrdup(name->text));
+		items[(*n)++] = item;
+		decode_table(d, key->table, node->children[i + 1], item, item_where);
+	}
+}
+
 static void decode_nested(struct decoder *d, const struct yaml_key *key,
 	const struct yaml_node *node, void *target, const char *where)
 {
@@ -326,6 +363,9 @@ static void decode_value(struct decoder *d, const struct yaml_key *key,
 		break;
 	case YT_TABLE:
 		decode_nested(d, key, node, target, where);
+		break;
+	case YT_NAMED:
+		decode_named(d, key, node, target, where);
 		break;
 	case YT_MAP:
 		decode_map(d, key, node, target, where);
@@ -401,6 +441,8 @@ static void check_presence(struct decoder *d, const struct yaml_table *table,
 static void decode_map_keys(struct decoder *d, const struct yaml_table *table,
 	const struct yaml_node *map, void *target, const char *where)
 {
+	size_t problems = d->problems.n;
+
 	for (size_t i = 0; i < map->n; i += 2) {
 		const struct yaml_node *name = map->children[i];
 		if (name->kind == YAML_NODE_BAD || name->repeated)
@@ -416,6 +458,10 @@ static void decode_map_keys(struct decoder *d, const struct yaml_table *table,
 			table->on_key(target, key, d->name, name->line);
 	}
 	check_presence(d, table, map, where);
+	_cleanup_free_ char *problem =
+		table->check && d->problems.n == problems ? table->check(target) : NULL;
+	if (problem)
+		problem_at(d, map, "%s%s%s", where, *where ? ": " : "", problem);
 }
 
 static void decode_table(struct decoder *d, const struct yaml_table *table,

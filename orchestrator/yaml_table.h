@@ -45,6 +45,9 @@ enum yaml_type {
 	YT_STRINGS,  /* char **, .count: a list of texts */
 	YT_TABLE,    /* struct *: a mapping described by .table */
 	YT_TABLES,   /* struct **, .count: a list of such mappings */
+	YT_NAMED,    /* struct **, .count: any names with mappings described by .table. The struct's
+		      * first member is the name, a char *, and not among the table's keys; .check
+		      * is for the names */
 	YT_MAP, /* struct **, .count: any names with texts. .table's first key takes the name, its
 		 * second the text, with their checks and caps; see yaml_pair */
 };
@@ -69,7 +72,7 @@ struct yaml_key {
 	uint64_t min, max;
 	yaml_check check;		/* texts, also each of a list; after min and max */
 	const char *const *names;	/* YT_ENUM; ends with NULL */
-	const struct yaml_table *table; /* YT_TABLE, YT_TABLES, YT_MAP */
+	const struct yaml_table *table; /* YT_TABLE, YT_TABLES, YT_NAMED, YT_MAP */
 	const char *unique; /* YT_TABLES: no two items may have the same text under this key */
 	const char *hint;   /* said after "must be a list" and the like: what to write instead */
 };
@@ -82,6 +85,9 @@ struct yaml_table {
 	const void *initial;	   /* how a struct made for YT_TABLE(S) begins; NULL: zeroed */
 	const char *scalar;	   /* a text in place of the mapping is taken for this key's */
 	const char *const *one_of; /* exactly one of these keys; ends with NULL */
+	/* What is wrong with the mapping as a whole ("max is less than min"), owned by the caller;
+	 * NULL: nothing. Not called where a key of it was wrong. May be NULL. */
+	char *(*check)(const void *target);
 	/* Told of each key that was set, with its place; may be NULL. */
 	void (*on_key)(void *target, const struct yaml_key *key, const char *name, unsigned line);
 };

@@ -59,6 +59,7 @@ const struct output_type job_fields = {
 			{.title = "CID", .key = "wall.cid"},
 			{.title = "Network", .key = "wall.network_interface"},
 			{.title = "Devices", .key = "wall.devices"},
+			{.title = "Warm VM", .key = "wall.warm"},
 			{.title = "Kernel", .key = "wall.kernel"},
 			{.title = "Image digest", .key = "wall.image_digest"},
 			{.title = "Libvirt", .key = "wall.libvirt_uri"},
@@ -85,6 +86,27 @@ const struct output_type vm_columns = {
 			{.title = "CID", .key = "cid", .right = true},
 			{.title = "STARTED", .key = "started_usec", .kind = COLUMN_AGE},
 			{.title = "DOMAIN", .key = "domain", .gives = true},
+			{.title = NULL},
+		},
+};
+
+const struct output_type pool_columns = {
+	.name_key = "image",
+	.columns =
+		(const struct output_column[]){
+			{.title = "IMAGE", .key = "image", .gives = true},
+			{.title = "STATE", .key = "state"},
+			{.title = "IDLE", .key = "idle", .right = true},
+			{.title = "BOOTING", .key = "booting", .right = true},
+			{.title = "MIN", .key = "min_idle", .right = true},
+			{.title = "MAX", .key = "max", .right = true},
+			{.title = "CPUS", .key = "cpus", .right = true},
+			{.title = "MEMORY",
+				.key = "memory_bytes",
+				.kind = COLUMN_SIZE,
+				.right = true},
+			{.title = "FAILED", .key = "failures", .right = true},
+			{.title = "REASON", .key = "reason", .gives = true},
 			{.title = NULL},
 		},
 };
@@ -198,6 +220,7 @@ static json_t *wall_view(const Control__V1__Wall *wall)
 	set_string(object, "kernel", wall->kernel);
 	set_string(object, "image_digest", wall->image_digest);
 	set_string(object, "libvirt_uri", wall->libvirt_uri);
+	json_object_set_new(object, "warm", json_boolean(wall->warm));
 	return object;
 }
 
@@ -325,6 +348,27 @@ json_t *vm_view(const Control__V1__VmInfo *info)
 	set_string(object, "domain", info->domain);
 	set_string(object, "uuid", info->uuid);
 	set_number(object, "pid", info->has_pid && info->pid, info->pid);
+	json_object_set_new(object, "pooled", json_boolean(info->pooled));
+	return object;
+}
+
+json_t *pool_view(const Control__V1__PoolInfo *info)
+{
+	json_t *object = json_object();
+
+	set_string(object, "image", info->image);
+	set_string(object, "state", info->state);
+	set_number(object, "idle", true, info->idle);
+	set_number(object, "booting", true, info->booting);
+	set_number(object, "min_idle", true, info->min_idle);
+	set_number(object, "max", true, info->max);
+	set_number(object, "cpus", true, info->cpus);
+	set_number(object, "memory_bytes", true, info->memory_bytes);
+	set_number(object, "disk_bytes", info->has_disk_bytes, info->disk_bytes);
+	set_number(object, "max_age_usec", true, info->max_age_ms * 1000);
+	set_number(object, "failures", true, info->failures);
+	set_string(object, "reason", info->reason);
+	set_number(object, "retry_in_usec", info->has_retry_in_ms, info->retry_in_ms * 1000);
 	return object;
 }
 

@@ -8,10 +8,12 @@
 /* Objects for output; new references. */
 json_t *job_view(const Control__V1__JobInfo *info);
 json_t *vm_view(const Control__V1__VmInfo *info);
+json_t *pool_view(const Control__V1__PoolInfo *info);
 
-extern const struct output_type job_columns; /* list jobs */
-extern const struct output_type job_fields;  /* status, result */
-extern const struct output_type vm_columns;  /* list vms */
+extern const struct output_type job_columns;  /* list jobs */
+extern const struct output_type job_fields;   /* status, result */
+extern const struct output_type vm_columns;   /* list vms */
+extern const struct output_type pool_columns; /* list pools */
 
 /* One job (job_view()) by those fields; in a table its earlier attempts, its inputs (if all about
  * it is shown) and its artifacts below, if it has any. */

@@ -154,6 +154,23 @@ static int list_vms(const struct cli *cli, json_t *rows, struct error **err)
 	return peer ? collect(peer, &control_list_vms, &request.base, view_vm, rows, err) : 0;
 }
 
+static json_t *view_pool(const ProtobufCMessage *message)
+{
+	return pool_view((const Control__V1__PoolInfo *)message);
+}
+
+static int list_pools(const struct cli *cli, json_t *rows, struct error **err)
+{
+	Control__V1__ListPoolsRequest request = CONTROL__V1__LIST_POOLS_REQUEST__INIT;
+	_cleanup_peer_ struct rpc_peer *peer = NULL;
+
+	if (connect_daemon(cli, CONNECT_IF_RUNNING, &peer, NULL, err) < 0)
+		return -1;
+	if (peer && !cli->config->n_pools)
+		cli_note(cli, "no pools are configured here (pool: in the configuration)");
+	return peer ? collect(peer, &control_list_pools, &request.base, view_pool, rows, err) : 0;
+}
+
 static json_t *image_view(const struct image *image)
 {
 	json_t *object = json_object();
@@ -202,10 +219,11 @@ static int run(const struct cli *cli, int argc, char **argv)
 		{"job", "jobs", &job_columns, list_jobs},
 		{"vm", "vms", &vm_columns, list_vms},
 		{"image", "images", &image_columns, list_images},
+		{"pool", "pools", &pool_columns, list_pools},
 	};
 	_cleanup_error_ struct error *err = NULL;
 	struct output output = output_stdout(cli);
-	int code = cli_operands(cli, argc, argv, 1, 1, "what to list: jobs, vms or images");
+	int code = cli_operands(cli, argc, argv, 1, 1, "what to list: jobs, vms, images or pools");
 
 	if (code)
 		return code;
@@ -220,16 +238,18 @@ static int run(const struct cli *cli, int argc, char **argv)
 		json_decref(rows);
 		return code;
 	}
-	return cli_usage(cli, "'%s' cannot be listed: jobs, vms and images can", argv[1]);
+	return cli_usage(cli, "'%s' cannot be listed: jobs, vms, images and pools can", argv[1]);
 }
 
 const struct cli_command command_list = {
 	.name = "list",
-	.summary = "List jobs, VMs or images",
-	.synopsis = "jobs|vms|images [OPTIONS]",
-	.about = "Jobs come newest first. VMs are listed without starting a daemon: where none "
-		 "runs there\n"
-		 "are none.",
+	.summary = "List jobs, VMs, images or warm pools",
+	.synopsis = "jobs|vms|images|pools [OPTIONS]",
+	.about = "Jobs come newest first. VMs and pools are listed without starting a daemon: "
+		 "where none\n"
+		 "runs there are none. A pool's state is well, backing off (after a failure, soon "
+		 "again),\n"
+		 "open (it failed too often, and is tried every five minutes) or trial.",
 	.options = options,
 	.example = "orchestrator list jobs --state running -l team=build\n"
 		   "orchestrator list vms -o json\n"

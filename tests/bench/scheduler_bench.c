@@ -67,7 +67,8 @@ static struct queue_item *start(struct bench *b, uint32_t vms)
 		.capacity = {UINT64_MAX, UINT32_MAX},
 		.vms = vms,
 		.now_usec = b->now};
-	struct queue_item *item = scheduler_next(&view, &b->queue);
+	struct scheduler_lack lack;
+	struct queue_item *item = scheduler_next(&view, &b->queue, &lack);
 
 	if (!item)
 		abort();

@@ -16,7 +16,7 @@ while_booting() {
 # The kernel is told to panic where it would end a process for want of memory.
 while_running() {
 	id=$(orc submit --image fragile --memory 128M -- \
-		sh -c 'echo begun; head -c 400000000 /dev/zero | tail')
+		sh -c 'echo begun; for i in 1 2 3 4; do dd if=/dev/zero of=/dev/null bs=48M & done; wait')
 	ended_as guest_panic "^the guest's kernel panicked: .*panic_on_oom" 60
 	expect_equal "what came before" begun "$(cat "$(job_dir "$id")/stdout")"
 	expect_exit 0 orc logs --console "$id"

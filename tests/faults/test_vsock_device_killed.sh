@@ -8,9 +8,9 @@ need_image "$IMAGE"
 export ORCHESTRATOR_VSOCK=user
 
 while_booting() {
-	id=$(orc submit "${JOB[@]}" -- true)
+	id=$(orc submit --image slow --memory 128M -- true)
 	wait_until 60 vm_boots
-	sleep "0.$((RANDOM % 5))"
+	sleep "$((RANDOM % 3)).$((RANDOM % 10))"
 	kill -KILL "$(processes_with vsock-device)"
 	ended_as infra "the VM's vsock device ended by signal 9\$"
 }
@@ -40,6 +40,7 @@ before_adoption() {
 	ended_as infra "the VM's vsock device ended\$" 20
 }
 
+derive_slow_image
 repeat while_booting
 repeat while_running
 RENEWED=1 repeat when_adopted

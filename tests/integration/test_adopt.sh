@@ -78,6 +78,31 @@ nothing_left() {
 		! compgen -G "$ORCHESTRATOR_STATE_DIR/jobs/*/vm.json"
 }
 
+# Jobs that come many in one call, which has no keys: those that were acknowledged are there, and all
+# that are there end.
+kill_at_many() {
+	local point=$1 acknowledged id ids
+	for id in 1 2 3; do
+		printf 'image: %s\ncommand: [echo, many]\nresources: {memory: 128M}\n' \
+			"$POINT_IMAGE" >"many$id.yaml"
+	done
+	serve "$point"
+	acknowledged=$(timeout 60 "$ORC" submit many[123].yaml 2>>submit.err || true)
+	died "$served" || fail "$point was not passed"
+	serve
+	ids=$(orc list jobs -o name)
+	for id in $acknowledged; do
+		grep -qx "$id" <<<"$ids" || fail "$point: acknowledged $id is lost"
+	done
+	for id in $ids; do
+		expect_exit 0 orc wait --timeout 120s "$id"
+		expect_equal "$point: stdout" many "$(cat "$(job_dir "$id")/stdout")"
+	done
+	wait_until 30 nothing_left
+	expect_exit 0 orc stop
+	printf '%s: ok, %d jobs\n' "$point" "$(wc -w <<<"$ids")"
+}
+
 # The job's first attempt ended, and its record and its output are there.
 check_first_attempt() {
 	local point=$1 id=$2 restarts
@@ -92,6 +117,11 @@ check_first_attempt() {
 		"$(cat "$(job_dir "$id")/attempts/1/artifacts/out")"
 	expect_equal "$point: the first's result.json" 1 \
 		"$(jq .attempt "$(job_dir "$id")/attempts/1/result.json")"
+}
+
+pool=$XDG_CONFIG_HOME/orchestrator/orchestrator.yaml
+an_idle_vm() {
+	[[ $(orc list vms -o json | jq -r '.[].state') == idle ]]
 }
 
 kill_at() {
@@ -110,6 +140,17 @@ kill_at() {
 		serve "$point"
 		acknowledged=$(submit key)
 		;;
+	warm.*)
+		# With a pool of VMs that fit the job, which the daemon after has not.
+		mkdir -p "$XDG_CONFIG_HOME/orchestrator"
+		echo "pool: {$POINT_IMAGE: {max: 1, cpus: 1, memory: 128M, disk: 16M}}" >"$pool"
+		serve "$point"
+		acknowledged=
+		if [[ $point == warm.take* || $point == warm.answered ]]; then
+			wait_until 120 an_idle_vm
+			acknowledged=$(submit key)
+		fi
+		;;
 	recover.* | adopt.* | store.take-over)
 		# The second daemon dies, of taking up the job of the first.
 		serve run.first-byte
@@ -123,6 +164,7 @@ kill_at() {
 		;;
 	esac
 	died "$served" || fail "$point was not passed"
+	rm -f "$pool"
 	began=$SECONDS
 	serve
 	expect_exit 0 orc list jobs -o name
@@ -163,7 +205,10 @@ for point in $KILL_POINTS; do
 		mkdir -m 711 "$base/$run/state/libvirt"
 		cp -r "$last/libvirt/cache" "$base/$run/state/libvirt/"
 	fi
-	kill_at "$point"
+	case $point in
+	submit-many.*) kill_at_many "$point" ;;
+	*) kill_at "$point" ;;
+	esac
 	[[ $last != "$base/state" ]] && rm -rf "${last%/state}"
 done
 ORC=$plain

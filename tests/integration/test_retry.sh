@@ -67,8 +67,8 @@ expect_match '^ +2  infra +125 ' "$T/out"
 expect_exit 125 orc logs --attempt 4 "$id"
 expect_match 'has no attempt 4' "$T/err"
 
-# Its second attempt is let alone.
-sed -i 's/sleep 300/sleep 3/' job.yaml
+# Its second attempt is let alone. Long enough for the first to be found running.
+sed -i 's/sleep 300/sleep 25/' job.yaml
 id=$(orc submit job.yaml)
 wait_until 120 attempt_runs "$id" 1
 kill_vm_of "$id"
@@ -78,7 +78,6 @@ expect_equal attempt 2 "$(field "$id" .attempt)"
 expect_equal "the first" infra "$(field "$id" '.earlier_attempts[0].outcome')"
 
 # The daemon and the VM are killed: one more attempt, by the same rule.
-sed -i 's/sleep 3/sleep 20/' job.yaml
 id=$(orc submit job.yaml)
 wait_until 120 attempt_runs "$id" 1
 vm=$(orc list vms -o json | jq -r '.[0].pid')

@@ -24,6 +24,7 @@ while [[ $(orc list jobs -s finished -o name | wc -l) -lt 10 ]]; do
 	((n > most)) && most=$n
 done
 ((most == 1 || most == 2)) || fail "$most QEMU processes at once"
+orc list jobs -s finished -n 0 -o json | jq -r ".[].error // empty"
 expect_exit 0 orc wait --timeout 5m "${ids[@]}"
 for i in {1..10}; do
 	expect_equal "output of job $i" "$i" "$(cat "$(job_dir "${ids[i - 1]}")/stdout")"

@@ -18,7 +18,8 @@ done
 orc=$INSTALLED/bin/orchestrator
 system=qemu:///system
 free_first=70002 # 70001 is held by somebody else
-passed=0 failed=0 skipped=0
+passed=0 failed=0 skipped=0 current=''
+test_seconds=${TEST_SECONDS:-500} # that one test may take
 T=$(mktemp -d /tmp/kv.XXXXXX)
 chmod 755 "$T"
 pids=()
@@ -107,7 +108,7 @@ vm_of() { # JOB JQ-PATH
 }
 
 job_began() {
-	orc status -o json "$1" | jq -e '.state | . == "running" or . == "finished"'
+	[[ $(field "$1" .state) =~ ^(running|finished)$ ]]
 }
 
 job_is() {
@@ -134,14 +135,61 @@ show_all() {
 	dmesg | tail -n 20 | sed 's/^/    /'
 }
 
+# The processes of orchestrator, libvirt and QEMU, with what each of their threads waits in.
+show_processes() {
+	local pid
+	printf '    --- processes\n'
+	ps -eo pid,ppid,stat,user:12,time,wchan:24,args --forest 2>/dev/null | grep -v '\]$' |
+		cut -c1-220 | sed 's/^/    /'
+	command -v gdb >/dev/null || return 0
+	for pid in $(pgrep -f 'orchestrator|libvirtd|virsh|stranger'); do
+		printf '    --- stacks of %s: %s\n' "$pid" "$(tr '\0' ' ' <"/proc/$pid/cmdline")"
+		timeout 90 gdb -p "$pid" -batch -ex 'set pagination off' -ex 'thread apply all bt 24' \
+			2>/dev/null </dev/null | grep -E '^(Thread|#)' | cut -c1-160 | sed 's/^/    /'
+	done
+}
+
+show_vms() {
+	[[ $OUTER_VM ]] || return 0
+	printf '    --- domains\n'
+	timeout 20 virsh -q -c $system list --all | sed 's/^/    /'
+	[[ -e $T/tester/libvirt ]] &&
+		tester session timeout 20 virsh -q -c qemu:///session list --all | sed 's/^/    /'
+	return 0
+}
+
+# watchdog GROUP: a test that stands still says where, and ends. Started in the background.
+watchdog() {
+	sleep "$test_seconds"
+	{
+		printf '    not done within %s s\n' "$test_seconds"
+		show_processes
+		show_vms
+	} >"$T/stall.new" 2>&1
+	mv "$T/stall.new" "$T/stall"
+	kill -KILL -- "-$1"
+}
+
 # run_test NAME FUNCTION: in a shell of its own; what is to be remembered goes to files.
 run_test() {
-	local code began=$SECONDS
+	local code began=$SECONDS test dog
+	rm -f "$T/stall"
+	# Each in a process group of its own, so that it can be ended whole.
+	set -m
 	(
 		set -e
 		"$2"
-	) >"$T/log" 2>&1
+	) >"$T/log" 2>&1 &
+	test=$!
+	watchdog $test >/dev/null 2>&1 &
+	dog=$!
+	set +m
+	current=$test
+	wait $test 2>/dev/null
 	code=$?
+	current=''
+	[[ -e $T/stall ]] || kill -KILL -- "-$dog"
+	wait $dog 2>/dev/null
 	case $code in
 	0)
 		passed=$((passed + 1))
@@ -155,7 +203,8 @@ run_test() {
 		failed=$((failed + 1))
 		printf 'FAIL %s (%d s)\n' "$1" $((SECONDS - began))
 		show "$T/log" 60
-		[[ $failed == 1 ]] && show_all
+		[[ -e $T/stall ]] && head -c 60000 "$T/stall"
+		[[ $failed == 1 || -e $T/stall ]] && show_all
 		;;
 	esac
 }
@@ -166,8 +215,7 @@ start_services() {
 	/usr/lib/polkit-1/polkitd --no-debug >"$T/polkitd.log" 2>&1 &
 	pids+=($!)
 	virtlogd -d
-	# The log goes where show_all() finds it.
-	LIBVIRT_LOG_OUTPUTS="3:file:$T/libvirtd.log" libvirtd -d -p "$T/libvirtd.pid"
+	start_libvirtd
 	useradd -m -G libvirt,kvm tester
 	useradd -m outsider
 	install -d -o tester -g tester -m 711 "$T/tester"
@@ -177,6 +225,7 @@ start_services() {
 clean_up() {
 	local pid
 	trap '' INT TERM
+	[[ $current ]] && kill -KILL -- "-$current" 2>/dev/null
 	[[ -e $T/root ]] && orc stop >/dev/null 2>&1
 	[[ -e $T/tester ]] && for kind in system session; do
 		tester $kind "$orc" stop >/dev/null 2>&1
@@ -211,14 +260,14 @@ the_host_is_ready() {
 two_vms_at_once() {
 	echo given >"$T/given"
 	orc submit --image minimal --name stays -- sleep 3000 >"$T/stays"
-	wait_until 900 job_began "$(cat "$T/stays")"
+	wait_until 400 job_began "$(cat "$T/stays")"
 	orc submit --image minimal --name hello --input "$T/given:/home/job/given" \
 		--input "$PROBES/vsock_probe:/home/job/vsock_probe" --output /home/job/made -- sh -c '
 			echo hello; cat given; ./vsock_probe socket; echo words >&2; echo made >made
 			while ! [ -e /tmp/end ] && [ $((n = n + 1)) -lt 25 ]; do sleep 1; done
 			echo last; exit 7' >"$T/hello"
 	(orc logs -f "$(cat "$T/hello")" >"$T/streamed" 2>&1 &)
-	wait_until 900 grep -Eq '^hello|failed' "$T/streamed"
+	wait_until 400 grep -Eq '^hello|failed' "$T/streamed"
 	expect_match '^hello' "$T/streamed"
 	orc list vms -o json >"$T/vms"
 	job_is "$(cat "$T/hello")" running || fail "its output came when it had ended"
@@ -239,7 +288,7 @@ no_cid_is_left() {
 	expect_exit 125 env ORCHESTRATOR_STATE_DIR="$T/none" ORCHESTRATOR_LIBVIRT_URI=$system \
 		ORCHESTRATOR_CIDS=70001-70001 "$orc" run --image minimal -- true
 	cat "$T/err"
-	expect_match 'no CID of 70001-70001 is free.*CID 70001 is taken by another process' "$T/err"
+	expect_match 'no CID of 70001-70001 is free, of 1 tried: CID 70001 is taken by another process' "$T/err"
 	ORCHESTRATOR_STATE_DIR=$T/none "$orc" stop
 }
 
@@ -356,14 +405,22 @@ a_sweep_spares_foreign_domains() {
 	expect_match "^foreign-$$\$" "$T/out"
 }
 
+# A job of an ordinary user, whose daemon is killed under it and taken up by the next.
 ordinary_user() { # system|session
 	[[ $OUTER_VM ]] || not_verified "needs a user of its own, which is made in the outer VM only"
 	# The worker of a user who may not bind low ports hears others, but tells them nothing.
-	tester "$1" "$orc" submit --image minimal -- sh -c 'echo "as $0"; sleep 15; exit 9' "$1" \
-		>"$T/tester.$1"
-	local id cid pid
+	# shellcheck disable=SC2016 # the guest's shell expands it
+	tester "$1" "$orc" submit --image minimal --output /home/job/made -- sh -c '
+		head -c 300000 /dev/zero; i=0
+		while [ $i -lt 40 ]; do echo $i; i=$((i+1)); sleep 1; done
+		echo "as $0" >&2; echo made >/home/job/made; exit 9' "$1" >"$T/tester.$1"
+	local id cid pid code=0
 	id=$(cat "$T/tester.$1")
-	wait_until 900 tester_job_began "$1" "$id"
+	wait_until 400 tester_job_began "$1" "$id"
+	[[ $(tester_state "$1" "$id") == running ]] || {
+		tester "$1" "$orc" status "$id"
+		fail "the job does not run"
+	}
 	tester "$1" "$orc" list vms -o json >"$T/vms.$1"
 	cid=$(jq -r '.[0].cid' "$T/vms.$1")
 	pid=$(jq -r '.[0].pid' "$T/vms.$1")
@@ -373,15 +430,31 @@ ordinary_user() { # system|session
 	cat "$T/out.$1"
 	expect_match '^hello: answered$' "$T/out.$1"
 	expect_equal "answers" 1 "$(grep -c answered "$T/out.$1")"
-	local code=0
+	kill -KILL "$(cat "$T/tester/$1/lock")"
+	[[ -e /proc/$pid/cmdline ]] || fail "QEMU went with the daemon"
 	tester "$1" "$orc" wait "$id" >/dev/null || code=$?
+	tester "$1" "$orc" status "$id"
 	expect_equal "exit code" 9 $code
-	expect_equal output "as $1" "$(tester "$1" "$orc" logs "$id")"
+	{ head -c 300000 /dev/zero; seq 0 39; } | cmp - "$T/tester/$1/jobs/$id/stdout"
+	expect_equal stderr "as $1" "$(cat "$T/tester/$1/jobs/$id/stderr")"
+	expect_equal artifact made "$(cat "$T/tester/$1/jobs/$id/artifacts/made")"
+	expect_match "$id: taken up in" "$T/tester/$1/daemon.log"
+	wait_until 60 nothing_of_tester "$1"
 	tester "$1" "$orc" stop
 }
 
+tester_state() {
+	tester "$1" "$orc" status -o json "$2" | jq -r .state
+}
+
 tester_job_began() {
-	tester "$1" "$orc" status -o json "$2" | jq -e '.state | . == "running" or . == "finished"'
+	[[ $(tester_state "$@") =~ ^(running|finished)$ ]]
+}
+
+nothing_of_tester() {
+	! tester "$1" virsh -q -c "qemu:///$1" list --all --name | grep -q '^orchestrator-' &&
+		[[ -z $(ls "$T/tester/$1/run/vm") ]] && ! pgrep -f "$T/tester/$1/run/vm/" &&
+		! compgen -G "$T/tester/$1/jobs/*/vm.json"
 }
 
 user_of_the_system_libvirt() {
@@ -392,8 +465,39 @@ user_of_his_own_libvirt() {
 	ordinary_user session
 }
 
+start_libvirtd() {
+	# The log goes where show_all() finds it.
+	LIBVIRT_LOG_OUTPUTS="3:file:$T/libvirtd.log" libvirtd -d -p "$T/libvirtd.pid"
+}
+
+libvirtd_killed_and_back() {
+	[[ $OUTER_VM ]] || not_verified "only in the outer VM is libvirtd ours to kill"
+	local id next pid daemon
+	id=$(orc submit --image minimal -- sh -c 'i=0
+		while [ $i -lt 30 ]; do echo $i; i=$((i+1)); sleep 1; done; exit 6')
+	wait_until 400 job_began "$id"
+	daemon=$(cat "$T/root/lock")
+	pid=$(vm_of "$id" .pid)
+	kill -KILL "$(cat "$T/libvirtd.pid")"
+	wait_until 30 test ! -e "/proc/$(cat "$T/libvirtd.pid")"
+	[[ -e /proc/$pid/cmdline ]] || fail "QEMU went with libvirtd"
+	# It waits for libvirtd.
+	next=$(orc submit --image minimal -- sh -c 'exit 5')
+	sleep 5
+	start_libvirtd
+	expect_exit 5 orc wait "$next"
+	expect_exit 6 orc wait "$id"
+	seq 0 29 | diff - "$T/root/jobs/$id/stdout"
+	wait_until 60 none_of_ours
+	wait_until 30 test ! -e "/proc/$pid/cmdline"
+	expect_equal "the daemon" "$daemon" "$(cat "$T/root/lock")"
+	orc stop
+	[[ -z $(ls "$T/root/run/vm") ]]
+}
+
 images_stay_ours() {
 	[[ $OUTER_VM ]] || not_verified "shown in the outer VM only"
+	ls -l "$IMAGES/minimal"
 	expect_equal "owners of the image" root "$(stat -c %U "$IMAGES"/minimal/* | sort -u)"
 }
 
@@ -476,6 +580,7 @@ run_test "without the secret there is only Hello" without_the_secret_only_hello
 run_test "the worker refuses other CIDs than the host's" the_worker_refuses_other_cids
 run_test "QEMU killed" qemu_killed
 run_test "a sweep spares foreign domains" a_sweep_spares_foreign_domains
+run_test "libvirtd is killed under a job, and comes back" libvirtd_killed_and_back
 run_test "an ordinary user with qemu:///system" user_of_the_system_libvirt
 run_test "an ordinary user with qemu:///session" user_of_his_own_libvirt
 run_test "no domain took the image for its own" images_stay_ours

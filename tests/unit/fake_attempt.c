@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -11,6 +12,7 @@
 #include "common/util.h"
 #include "orchestrator/attempt.h"
 #include "orchestrator/image.h"
+#include "orchestrator/warm.h"
 
 struct host {
 	const struct config *config;
@@ -74,11 +76,91 @@ const char *host_vsock_device(struct host *host)
 	return NULL;
 }
 
+/* A warm VM boots at once, unless STATE_DIR/fake.broken is there; it is idle until it is taken or
+ * retired, or STATE_DIR/fake.lost is there. */
+struct warm {
+	struct host *host;
+	struct warm_order order;
+	warm_listener listener;
+	void *arg;
+	pthread_t thread;
+	atomic_bool retired;
+};
+
+static bool has_file(struct host *host, const char *name)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", host->config->state_dir, name);
+
+	return access(path, F_OK) == 0;
+}
+
+static void warm_tell(struct warm *warm, struct warm_event event)
+{
+	warm->listener(warm->arg, warm->order.id, &event);
+}
+
+static void *run_warm(void *arg)
+{
+	struct warm *warm = arg;
+	struct vm_facts vm = {.state = "idle", .cpus = warm->order.cpus, .image = FAKE_IMAGE};
+
+	note(warm->host, "warm", "boots");
+	snprintf(vm.id, sizeof(vm.id), "vm-warm%u", (unsigned)warm->order.id);
+	warm_tell(warm, (struct warm_event){.type = WARM_VM, .facts = &vm});
+	if (has_file(warm->host, "fake.broken")) {
+		warm_tell(warm, (struct warm_event){.type = WARM_FAILED, .why = "it is broken"});
+	} else {
+		warm_tell(warm, (struct warm_event){.type = WARM_READY});
+		while (!warm->retired && !has_file(warm->host, "fake.lost"))
+			sleep_ms(5);
+		if (!warm->retired)
+			warm_tell(warm, (struct warm_event){.type = WARM_LOST, .why = "lost"});
+	}
+	note(warm->host, "warm", "leaves");
+	warm_tell(warm, (struct warm_event){.type = WARM_FREED});
+	warm_tell(warm, (struct warm_event){.type = WARM_GONE});
+	return NULL;
+}
+
+struct warm *warm_start(struct host *host, const struct warm_order *order, warm_listener listener,
+	void *arg, struct error **err)
+{
+	struct warm *warm = xcalloc(1, sizeof(*warm));
+
+	(void)err;
+	warm->host = host;
+	warm->order = *order;
+	warm->listener = listener;
+	warm->arg = arg;
+	if (pthread_create(&warm->thread, NULL, run_warm, warm) != 0)
+		abort();
+	return warm;
+}
+
+void warm_retire(struct warm *warm)
+{
+	warm->retired = true;
+}
+
+void warm_free(struct warm *warm)
+{
+	if (!warm)
+		return;
+	pthread_join(warm->thread, NULL);
+	free(warm);
+}
+
 struct image *image_find(const struct config *config, const char *name, struct error **err)
 {
 	(void)config;
-	if (str_eq(name, FAKE_IMAGE))
-		return xcalloc(1, sizeof(struct image));
+	static char digest[] = "sha256:fake";
+
+	if (str_eq(name, FAKE_IMAGE)) {
+		struct image *image = xcalloc(1, sizeof(*image));
+
+		image->digest = digest;
+		return image;
+	}
 	error_set(err, ERR_NOT_FOUND, "no image %s", name);
 	return NULL;
 }
@@ -215,6 +297,14 @@ static void end_as_ordered(struct attempt *a, const char *rest)
 	}
 }
 
+static bool has_word(const struct attempt *a, const char *word)
+{
+	for (size_t i = 0; i < a->order->spec->n_argv; i++)
+		if (str_eq(a->order->spec->argv[i], word))
+			return true;
+	return false;
+}
+
 static void conclude(struct attempt *a)
 {
 	struct job_result *result = &a->result;
@@ -229,7 +319,7 @@ static void conclude(struct attempt *a)
 			end_as_ordered(a, rest);
 	}
 	pthread_mutex_lock(&a->lock);
-	if (a->cancelled) {
+	if (a->cancelled && !has_word(a, "deaf")) {
 		result->outcome = OUTCOME_CANCELLED;
 		result->exit_code = EXIT_CANCELLED;
 		free(result->error);
@@ -254,20 +344,12 @@ static void run_program(struct attempt *a)
 	stage(a, STAGE_COLLECTED);
 }
 
-static bool has_word(const struct attempt *a, const char *word)
-{
-	for (size_t i = 0; i < a->order->spec->n_argv; i++)
-		if (str_eq(a->order->spec->argv[i], word))
-			return true;
-	return false;
-}
-
 static void *run(void *arg)
 {
 	struct attempt *a = arg;
 	struct vm_facts vm = {.state = "booting", .cid = 77, .cpus = 1, .image = FAKE_IMAGE};
 
-	note(a->host, "start", a->order->job_id);
+	note(a->host, a->order->warm ? "take" : "start", a->order->job_id);
 	snprintf(vm.id, sizeof(vm.id), "vm-%.13s", a->order->job_id);
 	snprintf(vm.domain, sizeof(vm.domain), "fake-%s", a->order->job_id);
 	snprintf(vm.uuid, sizeof(vm.uuid), "00000000-0000-0000-0000-000000000000");
@@ -279,6 +361,9 @@ static void *run(void *arg)
 	if (has_word(a, "freed"))
 		tell(a, (struct attempt_event){.type = ATTEMPT_FREED});
 	perform(a, "gone:", false);
+	if (a->order->warm)
+		warm_retire(a->order->warm);
+	warm_free(a->order->warm);
 	note(a->host, "gone", a->order->job_id);
 	tell(a, (struct attempt_event){.type = ATTEMPT_GONE});
 	return NULL;

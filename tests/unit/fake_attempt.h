@@ -12,10 +12,13 @@
  *   gone:PATH      wait for the file between the outcome and the VM's end
  *   end:CLASS      end with that class of outcome, whatever came before
  *   end:K:CLASS    the same, but only the K-th attempt and those before it
+ *   deaf           a cancel changes nothing of how it ends
  *   nothread       attempt_start() itself fails
  *
  * A cancel ends any wait but gone's. What happens is noted in STATE_DIR/fake.log, one line each:
- * "sweep", "start ID", "gone ID".
+ * "sweep", "start ID" or, in a warm VM, "take ID", "gone ID", and of warm VMs "warm boots", "warm
+ * leaves". With a file STATE_DIR/fake.broken those do not come up, with fake.lost the idle ones
+ * die.
  */
 #pragma once
 

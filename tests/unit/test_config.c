@@ -184,8 +184,57 @@ static void what_is_described_reads_back_the_same(void **state)
 	for (size_t i = 0; i < config_table.n_keys; i++) {
 		_cleanup_free_ char *was = yaml_key_format(&config_table.keys[i], a);
 		_cleanup_free_ char *is = yaml_key_format(&config_table.keys[i], b);
-		assert_string_equal(was, is);
+		if (config_table.keys[i].type != YT_NAMED)
+			assert_string_equal(was, is);
 	}
+}
+
+static void pools_are_read_and_shown(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_free_ char *path = file_with(f, "pools.yaml",
+		"default_memory: 256M\n"
+		"pool:\n"
+		"  debian: {min_idle: 2}\n"
+		"  a.b-c:\n"
+		"    max: 7\n"
+		"    cpus: 2\n"
+		"    memory: 1G\n"
+		"    disk: 64M\n"
+		"    max_age: 90s\n");
+	struct config_sources sources = {.files = {path}, .must_exist = true, .uid = 0};
+	_cleanup_config_ struct config *a = must_load(&sources);
+	_cleanup_free_ char *shown = config_describe(a);
+	_cleanup_free_ char *again = file_with(f, "again.yaml", shown);
+	sources.files[0] = again;
+	_cleanup_config_ struct config *b = must_load(&sources);
+	const struct config *both[] = {a, b};
+
+	for (size_t i = 0; i < 2; i++) {
+		assert_int_equal(both[i]->n_pools, 2);
+		const struct config_pool *p = both[i]->pools[0];
+		assert_string_equal(p->image, "debian");
+		assert_int_equal(p->min_idle, 2);
+		assert_int_equal(p->max, 3);
+		assert_int_equal(p->cpus, 1);
+		assert_int_equal(p->memory_bytes, 256 * MIB);
+		assert_int_equal(p->disk_bytes, 0);
+		assert_int_equal(p->max_age_ms, 1800 * 1000);
+		p = both[i]->pools[1];
+		assert_string_equal(p->image, "a.b-c");
+		assert_int_equal(p->min_idle, 1);
+		assert_int_equal(p->max, 7);
+		assert_int_equal(p->cpus, 2);
+		assert_int_equal(p->memory_bytes, GIB);
+		assert_int_equal(p->disk_bytes, 64 * MIB);
+		assert_int_equal(p->max_age_ms, 90 * 1000);
+	}
+	/* A later file's replaces an earlier one's. */
+	_cleanup_free_ char *later = file_with(f, "later.yaml", "pool: {other: {}}\n");
+	sources.files[1] = later;
+	_cleanup_config_ struct config *c = must_load(&sources);
+	assert_int_equal(c->n_pools, 1);
+	assert_string_equal(c->pools[0]->image, "other");
 }
 
 static void mistakes_in_a_file(void **state)
@@ -193,6 +242,22 @@ static void mistakes_in_a_file(void **state)
 	static const struct {
 		const char *text, *want;
 	} cases[] = {
+		{"pool: 3", ":1:7: pool: must be a mapping of names to mappings, such as {debian: "
+			    "{min_idle: 2}}"},
+		{"pool:\n  debian: {min_ide: 1}",
+			":2:12: unknown key \"min_ide\"; did you mean \"min_idle\"?"},
+		{"pool:\n  debian: {min_idle: 0}",
+			":2:22: pool.debian.min_idle: 0 is too little, the least is 1"},
+		{"pool:\n  debian:\n    memory: 1M\n",
+			":3:13: pool.debian.memory: 1M is too little, the least is 64M"},
+		{"pool:\n  debian: {min_idle: 3, max: 2}",
+			":2:11: pool.debian: max is 2 and min_idle 3: max counts the idle ones "
+			"too"},
+		{"pool:\n  Debian: {}", ":2:3: pool[\"Debian\"]: the name must be of the letters "
+					"a-z and digits, with . _ or - inside"},
+		{"pool: {debian: 2}", ":1:16: pool.debian: must be a mapping with the keys of a "
+				      "pool: min_idle, max, cpus, memory, disk, max_age"},
+		{"pool: {a: {}, a: {}}", ":1:15: duplicate key \"a\", first at line 1"},
 		{"max_vm: 3", ":1:1: unknown key \"max_vm\"; did you mean \"max_vms\"?"},
 		{"cids: 1-9", ":1:7: cids: must be FIRST-LAST, both from 3 to 4294967294"},
 		{"cids: 9-8", ":1:7: cids: ends before it begins"},
@@ -244,6 +309,9 @@ static void mistakes_elsewhere(void **state)
 	setenv("ORCHESTRATOR_MAX_VMS", "many", 1);
 	must_refuse(&user, "ORCHESTRATOR_MAX_VMS: must be a whole number in decimal digits, not "
 			   "\"many\"");
+	forget_environment();
+	setenv("ORCHESTRATOR_POOL", "debian", 1);
+	must_refuse(&user, "ORCHESTRATOR_POOL: pool is set in a configuration file only");
 	forget_environment();
 	must_refuse(&(struct config_sources){.uid = 1000},
 		"there is no home directory for a state_dir: set HOME or ORCHESTRATOR_STATE_DIR");
@@ -331,6 +399,8 @@ static void the_commented_file_has_every_key_with_its_default(void **state)
 		_cleanup_free_ char *want = yaml_key_format(key, defaults);
 		_cleanup_free_ char *as_is = yaml_key_format(key, plain);
 		_cleanup_free_ char *have = yaml_key_format(key, all);
+		if (key->type == YT_NAMED)
+			continue;
 		assert_string_equal(as_is, want);
 		if (!str_eq(key->name, "max_vms")) /* depends on the machine */
 			assert_string_equal(have, want);
@@ -446,6 +516,7 @@ int main(void)
 		TEST(defaults_of_root_and_of_a_user),
 		TEST(the_later_source_wins),
 		TEST(what_is_described_reads_back_the_same),
+		TEST(pools_are_read_and_shown),
 		TEST(mistakes_in_a_file),
 		TEST(mistakes_elsewhere),
 		TEST(a_misspelt_variable_is_warned_of),

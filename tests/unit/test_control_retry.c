@@ -328,6 +328,7 @@ static void expect_cancelled(struct fixture *f, const char *id)
 	assert_int_equal(info->state, CONTROL__V1__STATE__FINISHED);
 	assert_int_equal(info->outcome, JOB__V1__OUTCOME__CANCELLED);
 	assert_int_equal(info->n_earlier, 1);
+	assert_false(info->has_not_before); /* nothing is to come */
 	rpc_message_free(&info->base);
 	assert_null(fixture_cancel(f, id, &err));
 	assert_int_equal(err->code, ERR_STATE);
@@ -391,6 +392,12 @@ static void who_cancels_wants_no_other_attempt(void **state)
 		fixture_expect(f, id, JOB__V1__OUTCOME__CANCELLED);
 	}
 	assert_int_equal(count_starts(f), ARRAY_SIZE(states));
+	/* Also when the attempt ended by itself before it could hear of it. */
+	fixture_submit_ok(f, id, go, "deaf", "end:infra", NULL);
+	fixture_until(f, id, CONTROL__V1__STATE__RUNNING);
+	rpc_message_free(&fixture_cancel(f, id, NULL)->base);
+	fixture_expect(f, id, JOB__V1__OUTCOME__INFRA);
+	assert_int_equal(count_starts(f), ARRAY_SIZE(states) + 1);
 }
 
 /* Whenever it comes: one end, and none is left behind. */

@@ -348,6 +348,67 @@ static void without_its_inputs_none_is_submitted(void **state)
 	inputs_clear(&in);
 }
 
+/* --- ids that are none ----------------------------------------------------------------------- */
+
+static enum err_code call_with(
+	struct fixture *f, const struct rpc_method *method, const char *id, char text[256])
+{
+	Control__V1__JobRequest by_id = CONTROL__V1__JOB_REQUEST__INIT;
+	Control__V1__WaitRequest wait = CONTROL__V1__WAIT_REQUEST__INIT;
+	Control__V1__LogsRequest logs = CONTROL__V1__LOGS_REQUEST__INIT;
+	const ProtobufCMessage *request = method == &control_wait   ? &wait.base
+					  : method == &control_logs ? &logs.base
+								    : &by_id.base;
+	struct rpc_call *call = rpc_open(f->peer, method, DEADLINE_MS, NULL);
+	_cleanup_error_ struct error *err = NULL;
+	ProtobufCMessage *message = NULL;
+
+	by_id.id = wait.id = logs.id = (char *)(uintptr_t)id;
+	assert_int_equal(rpc_send(call, request, NULL), 0);
+	assert_int_equal(rpc_recv(call, DEADLINE_MS, &message, &err), -1);
+	rpc_close(call);
+	snprintf(text, 256, "%s", err->text);
+	return err->code;
+}
+
+static void an_id_that_is_none_is_refused_by_all(void **state)
+{
+	struct fixture *f = *state;
+	const struct rpc_method *methods[] = {&control_get_job, &control_wait, &control_cancel,
+		&control_retry, &control_logs, &control_result};
+	char a[32], b[32], ambiguous[32], text[256];
+	size_t common = 0;
+
+	fixture_submit_ok(f, a, "exit:0", NULL);
+	fixture_submit_ok(f, b, "exit:0", NULL);
+	fixture_expect(f, a, JOB__V1__OUTCOME__SUCCEEDED);
+	fixture_expect(f, b, JOB__V1__OUTCOME__SUCCEEDED);
+	while (a[common] == b[common])
+		common++;
+	snprintf(ambiguous, sizeof(ambiguous), "%.*s", (int)common, a);
+	const struct {
+		const char *id;
+		enum err_code code;
+		const char *says;
+	} table[] = {
+		{"zzz", ERR_NOT_FOUND, "no job zzz"},
+		{"", ERR_NOT_FOUND, "no job"},
+		{"../../etc", ERR_NOT_FOUND, "no job"},
+		{"0%' OR 1 --", ERR_NOT_FOUND, "no job"},
+		{ambiguous, ERR_INVALID, "the beginning of several jobs"},
+	};
+	for (size_t m = 0; m < ARRAY_SIZE(methods); m++) {
+		for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+			enum err_code code = call_with(f, methods[m], table[i].id, text);
+
+			if (code != table[i].code || !strstr(text, table[i].says))
+				fail_msg("%s %s: %s: %s", methods[m]->path, table[i].id,
+					err_code_name(code), text);
+		}
+	}
+	assert_int_equal(count_jobs(f), 2);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
 
 int main(int argc, char **argv)
@@ -359,6 +420,7 @@ int main(int argc, char **argv)
 		TEST(a_job_is_submitted_again),
 		TEST(only_one_that_ended_is_submitted_again),
 		TEST(without_its_inputs_none_is_submitted),
+		TEST(an_id_that_is_none_is_refused_by_all),
 	};
 
 	fixture_daemon_main(argc, argv);

@@ -80,6 +80,7 @@ static void a_network_only_by_the_benchmarks_own_field(void **state)
 		spec.vhost_user = i & 2 ? "/run/vhost.sock" : NULL;
 		spec.scratch = i & 4 ? "/run/scratch" : NULL;
 		spec.cpus = i & 8 ? 4 : 1;
+		spec.tsc_khz = 2596122;
 		spec.bench = i & 16 ? &bench : NULL;
 		_cleanup_free_ char *xml = make(&spec);
 		bool network = false;
@@ -96,6 +97,9 @@ static void a_network_only_by_the_benchmarks_own_field(void **state)
 		assert_int_equal(network, i & 16 ? 1 : 0);
 		assert_int_equal(strstr(xml, "orchestrator.bench") != NULL, i & 16 ? 1 : 0);
 		assert_int_equal(strstr(xml, "-netdev") != NULL, i & 16 ? 1 : 0);
+		assert_int_equal(strstr(xml, " tsc_early_khz=2596122") != NULL, i & 1 ? 0 : 1);
+		/* The host's full disk is the program's error, not the VM's end. */
+		assert_int_equal(strstr(xml, "error_policy=\"report\"") != NULL, i & 4 ? 1 : 0);
 		/* Never a way out of the host, nor for others into it. */
 		if (i & 16) {
 			assert_non_null(strstr(xml, "restrict=on"));

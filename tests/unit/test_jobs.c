@@ -12,6 +12,7 @@
 
 #include "common/util.h"
 #include "orchestrator/jobs.h"
+#include "orchestrator/pools.h"
 #include "orchestrator/retention.h"
 #include "tests/unit/fake_attempt.h"
 
@@ -20,6 +21,7 @@
 struct fixture {
 	char dir[32];
 	struct config config;
+	struct config_pool pool, *pools;
 	struct store *store;
 	struct loop *loop;
 	pthread_t thread;
@@ -70,7 +72,9 @@ static void *run_loop(void *loop)
 	return NULL;
 }
 
-static int setup(void **state)
+static uint64_t memory_of; /* of the jobs to come; 0: no resources at all */
+
+static int setup_with(void **state, uint32_t min_idle)
 {
 	struct fixture *f = xcalloc(1, sizeof(*f));
 
@@ -79,6 +83,15 @@ static int setup(void **state)
 		return -1;
 	f->config.state_dir = f->dir;
 	f->config.max_vms = 2;
+	f->pool = (struct config_pool){.image = (char *)(uintptr_t)FAKE_IMAGE,
+		.min_idle = min_idle,
+		.max = min_idle + 1,
+		.cpus = 1,
+		.memory_bytes = 64 * MIB,
+		.max_age_ms = 3600 * 1000};
+	f->pools = &f->pool;
+	f->config.pools = &f->pools;
+	f->config.n_pools = min_idle ? 1 : 0;
 	_cleanup_free_ char *path = str_printf("%s/jobs.db", f->dir);
 	f->store = store_sqlite_open(path, NULL);
 	real = f->store->ops;
@@ -95,9 +108,25 @@ static int setup(void **state)
 		.loop = f->loop, .store = f->queue, .host = f->host, .config = &f->config};
 	env.capacity = (struct scheduler_capacity){.memory = GIB, .cpus = 4};
 	f->jobs = jobs_new(&env);
+	jobs_start_pools(f->jobs);
 	pthread_create(&f->thread, NULL, run_loop, f->loop);
 	*state = f;
 	return 0;
+}
+
+static int setup(void **state)
+{
+	return setup_with(state, 0);
+}
+
+static int setup_pool_of_one(void **state)
+{
+	return setup_with(state, 1);
+}
+
+static int setup_pool_of_two(void **state)
+{
+	return setup_with(state, 2);
 }
 
 static void stopped(void *latch)
@@ -121,6 +150,8 @@ static int teardown(void **state)
 {
 	struct fixture *f = *state;
 	struct stop stop = {.f = f};
+
+	memory_of = 0;
 
 	latch_init(&stop.done);
 	loop_post(f->loop, loop_stop_jobs, &stop);
@@ -188,6 +219,13 @@ static enum err_code submit(struct fixture *f, const char *words, char *ret_id)
 	record->state = JOB_QUEUED;
 	job_id_make(now_real_usec(), record->id);
 	memcpy(ret_id, record->id, JOB_ID_SIZE);
+	if (memory_of) {
+		spec->resources = xmalloc(sizeof(*spec->resources));
+		job__v1__resources__init(spec->resources);
+		spec->resources->has_memory_bytes = spec->resources->has_cpus = true;
+		spec->resources->memory_bytes = memory_of;
+		spec->resources->cpus = 1;
+	}
 	if (ttl_ms) {
 		spec->has_ttl_after_finished_ms = true;
 		spec->ttl_after_finished_ms = ttl_ms;
@@ -438,13 +476,152 @@ static void a_cancel_meets_the_claim(void **state)
 		expect_end(f, ids[i], OUTCOME_CANCELLED);
 }
 
-static bool has_begun(struct fixture *f, const char *id)
+/* How often the line is in the fake's log. */
+static unsigned noted(struct fixture *f, const char *what, const char *id)
 {
 	_cleanup_free_ char *path = str_printf("%s/" FAKE_LOG, f->dir);
 	_cleanup_free_ char *log = read_file(path, MIB, NULL, NULL);
-	_cleanup_free_ char *line = str_printf("start %s\n", id);
+	_cleanup_free_ char *line = str_printf("%s %s\n", what, id);
+	unsigned n = 0;
 
-	return log && strstr(log, line);
+	for (const char *at = log; at && (at = strstr(at, line)); at++)
+		n++;
+	return n;
+}
+
+static bool has_begun(struct fixture *f, const char *id)
+{
+	return noted(f, "start", id) > 0;
+}
+
+static void wait_noted(struct fixture *f, const char *what, const char *id, unsigned n)
+{
+	for (int i = 0; i < DEADLINE_MS / 5 && noted(f, what, id) < n; i++)
+		sleep_ms(5);
+	assert_true(noted(f, what, id) >= n);
+}
+
+static void put_file(struct fixture *f, const char *name)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", f->dir, name);
+
+	assert_int_equal(write_file(path, "", 0, 0600, false, NULL), 0);
+}
+
+static void remove_file(struct fixture *f, const char *name)
+{
+	_cleanup_free_ char *path = str_printf("%s/%s", f->dir, name);
+
+	assert_int_equal(unlink(path), 0);
+}
+
+static void a_job_takes_a_warm_vm_and_another_comes(void **state)
+{
+	struct fixture *f = *state;
+	char id[JOB_ID_SIZE];
+
+	memory_of = 64 * MIB;
+	for (unsigned i = 1; i <= 3; i++) {
+		wait_noted(f, "warm", "boots", i);
+		assert_int_equal(submit(f, "exit:0", id), 0);
+		expect_end(f, id, OUTCOME_SUCCEEDED);
+		assert_int_equal(noted(f, "take", id), 1);
+	}
+	/* One of another size does not. */
+	memory_of = 128 * MIB;
+	assert_int_equal(submit(f, "exit:0", id), 0);
+	expect_end(f, id, OUTCOME_SUCCEEDED);
+	assert_true(has_begun(f, id));
+}
+
+static void idle_vms_give_room(void **state)
+{
+	struct fixture *f = *state;
+	char first[JOB_ID_SIZE], second[JOB_ID_SIZE];
+
+	/* Two idle ones, and max_vms is 2. */
+	wait_noted(f, "warm", "boots", 2);
+	memory_of = 128 * MIB;
+	assert_int_equal(submit(f, "wait:/nonexistent", first), 0);
+	wait_noted(f, "start", first, 1);
+	assert_int_equal(noted(f, "warm", "leaves"), 1);
+	assert_int_equal(submit(f, "wait:/nonexistent", second), 0);
+	wait_noted(f, "start", second, 1);
+	assert_int_equal(noted(f, "warm", "leaves"), 2);
+	assert_int_equal(noted(f, "warm", "boots"), 2);
+	/* They come back when there is room again. */
+	assert_int_equal(cancel(f, first), 0);
+	expect_end(f, first, OUTCOME_CANCELLED);
+	wait_noted(f, "warm", "boots", 3);
+}
+
+static void idle_vms_that_die_are_replaced(void **state)
+{
+	struct fixture *f = *state;
+	char id[JOB_ID_SIZE];
+
+	wait_noted(f, "warm", "boots", 1);
+	put_file(f, "fake.lost");
+	wait_noted(f, "warm", "leaves", 1);
+	remove_file(f, "fake.lost");
+	wait_noted(f, "warm", "boots", 2);
+	memory_of = 64 * MIB;
+	assert_int_equal(submit(f, "exit:0", id), 0);
+	expect_end(f, id, OUTCOME_SUCCEEDED);
+	assert_int_equal(noted(f, "take", id), 1);
+}
+
+static void keep_pool(void *arg, const struct pools_info *info)
+{
+	struct pools_info *kept = arg;
+
+	*kept = *info;
+	assert_string_equal(info->reason ? info->reason : "", "it is broken");
+}
+
+struct look {
+	struct fixture *f;
+	struct pools_info info;
+};
+
+static void loop_look(void *arg)
+{
+	struct look *look = arg;
+
+	jobs_each_pool(look->f->jobs, keep_pool, &look->info);
+}
+
+static void a_broken_image_does_not_hold_up_jobs(void **state)
+{
+	struct fixture *f = *state;
+	struct look look = {.f = f};
+	char id[JOB_ID_SIZE];
+
+	put_file(f, "fake.broken");
+	/* The one that was up before may be. */
+	put_file(f, "fake.lost");
+	wait_noted(f, "warm", "leaves", 1);
+	sleep_ms(1500);
+	assert_in_range(noted(f, "warm", "boots"), 1, 3);
+	loop_call(f->loop, loop_look, &look);
+	assert_true(look.info.failures >= 1);
+	assert_string_equal(look.info.state, "backing off");
+	memory_of = 64 * MIB;
+	assert_int_equal(submit(f, "exit:0", id), 0);
+	expect_end(f, id, OUTCOME_SUCCEEDED);
+}
+
+static void a_failed_claim_gives_the_warm_vm_back(void **state)
+{
+	struct fixture *f = *state;
+	char id[JOB_ID_SIZE];
+
+	wait_noted(f, "warm", "boots", 1);
+	memory_of = 64 * MIB;
+	atomic_store(&claim_faults, 1);
+	assert_int_equal(submit(f, "exit:0", id), 0);
+	expect_end(f, id, OUTCOME_SUCCEEDED);
+	assert_int_equal(noted(f, "take", id), 1);
 }
 
 static void a_slot_is_free_when_its_qemu_has_ended(void **state)
@@ -552,8 +729,9 @@ static void a_job_may_go_earlier_than_others(void **state)
 	assert_string_equal(noted, "");
 }
 
-#define TEST(name)	   cmocka_unit_test_setup_teardown(name, setup, teardown)
-#define TEST_RETRIED(name) cmocka_unit_test_setup_teardown(name, setup_retried, teardown_retried)
+#define TEST(name)	     cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST_RETRIED(name)   cmocka_unit_test_setup_teardown(name, setup_retried, teardown_retried)
+#define POOL_TEST(name, how) cmocka_unit_test_setup_teardown(name, how, teardown)
 
 int main(void)
 {
@@ -568,6 +746,11 @@ int main(void)
 		TEST_RETRIED(a_cancel_meets_the_way_back),
 		TEST(a_slot_is_free_when_its_qemu_has_ended),
 		TEST(vms_that_stay_hold_up_the_rest),
+		POOL_TEST(a_job_takes_a_warm_vm_and_another_comes, setup_pool_of_one),
+		POOL_TEST(idle_vms_give_room, setup_pool_of_two),
+		POOL_TEST(idle_vms_that_die_are_replaced, setup_pool_of_one),
+		POOL_TEST(a_broken_image_does_not_hold_up_jobs, setup_pool_of_one),
+		POOL_TEST(a_failed_claim_gives_the_warm_vm_back, setup_pool_of_one),
 		TEST(old_results_are_swept),
 		TEST(a_job_may_go_earlier_than_others),
 	};

@@ -47,9 +47,47 @@ static void the_first_starts_when_there_is_room(void **state)
 		queue_init(&queue);
 		for (int k = 0; k < table[i].queued; k++)
 			queue_add(&queue, &items[k], 0);
-		assert_ptr_equal(scheduler_next(&view, &queue), table[i].starts ? &items[0] : NULL);
+		struct scheduler_lack lack;
+		assert_ptr_equal(
+			scheduler_next(&view, &queue, &lack), table[i].queued ? &items[0] : NULL);
+		if (table[i].queued)
+			assert_int_equal(!lack.vms && !lack.memory && !lack.cpus, table[i].starts);
 		assert_int_equal(queue.length, table[i].queued);
 		queue_clear(&queue);
+	}
+}
+
+static void what_is_missing_is_said(void **state)
+{
+	static const struct {
+		uint32_t vms;
+		uint64_t memory;
+		uint32_t cpus;
+		struct queue_demand demand;
+		struct scheduler_lack lack;
+	} table[] = {
+		{1, 3, 1, {5, 3}, {0, 0, 0}},
+		{2, 3, 1, {5, 3}, {1, 0, 0}},
+		{1, 4, 2, {5, 3}, {0, 1, 1}},
+		{3, 9, 5, {5, 3}, {2, 6, 4}}, /* more is used than there is */
+		{0, 9, 0, {UINT64_MAX, 1}, {0, UINT64_MAX, 0}},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+		struct scheduler_view view = {.max_vms = 2,
+			.capacity = {.memory = 8, .cpus = 4},
+			.vms = table[i].vms,
+			.memory = table[i].memory,
+			.cpus = table[i].cpus};
+		const struct scheduler_lack *lack = &table[i].lack;
+		struct scheduler_lack got;
+		bool fits = scheduler_fits(&view, &table[i].demand, &got);
+
+		assert_int_equal(fits, !lack->vms && !lack->memory && !lack->cpus);
+		assert_int_equal(got.vms, lack->vms);
+		assert_int_equal(got.memory, lack->memory);
+		assert_int_equal(got.cpus, lack->cpus);
 	}
 }
 
@@ -118,6 +156,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_first_starts_when_there_is_room),
+		cmocka_unit_test(what_is_missing_is_said),
 		cmocka_unit_test(what_can_never_fit_is_said),
 		cmocka_unit_test(ratios),
 		cmocka_unit_test(a_container_has_less),

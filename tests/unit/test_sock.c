@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -323,6 +324,27 @@ static void vsock_needs_a_cid_and_unix_sockets_have_none(void **state)
 	close(pair[1]);
 }
 
+static void dialling_can_be_cancelled(void **state)
+{
+	/* A device that says nothing: the backlog takes the connection. */
+	struct endpoint ep = unix_endpoint("silent");
+	_cleanup_close_ int listener = sock_listen(&ep, 1, 0600, NULL);
+	_cleanup_close_ int cancel = eventfd(0, EFD_CLOEXEC);
+	struct error *err = NULL;
+	uint64_t began = now_mono_usec();
+
+	(void)state;
+	assert_true(listener >= 0);
+	ep.kind = ENDPOINT_HYBRID;
+	ep.port = 9999;
+	assert_int_equal(sock_connect_until(&ep, 50, cancel, &err), -1);
+	expect_error(&err, ERR_TIMEOUT, "no answer in time");
+	eventfd_write(cancel, 1);
+	assert_int_equal(sock_connect_until(&ep, PATIENCE_MS, cancel, &err), -1);
+	expect_error(&err, ERR_CANCELLED, "");
+	assert_true(now_mono_usec() - began < PATIENCE_MS * UINT64_C(1000));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -337,6 +359,7 @@ int main(void)
 		cmocka_unit_test(hybrid_dialling_reports_what_the_device_did),
 		cmocka_unit_test(hybrid_listening_is_the_socket_the_guest_is_led_to),
 		cmocka_unit_test(vsock_needs_a_cid_and_unix_sockets_have_none),
+		cmocka_unit_test(dialling_can_be_cancelled),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);

@@ -1,0 +1,363 @@
+#include "orchestrator/warm.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "common/failpoint.h"
+#include "common/limits.h"
+#include "common/log.h"
+#include "common/util.h"
+#include "orchestrator/domain_xml.h"
+#include "orchestrator/vm.h"
+
+#define CONNECT_TIMEOUT_MS 10000
+/* How long the reason for a loss may come after the loss. */
+#define SETTLE_MS   500
+#define STACK_BYTES (512 * KIB)
+/* The job that took the VM begins undisturbed. */
+#define LABEL_DELAY_MS 300
+
+enum phase {
+	PHASE_BOOTING,
+	PHASE_IDLE,
+	PHASE_TAKEN,  /* the VM is somebody else's */
+	PHASE_LEAVING /* it leaves or has left */
+};
+
+struct warm {
+	struct host *host; /* borrowed */
+	struct warm_order order;
+	warm_listener listener;
+	void *arg;
+	pthread_t thread;
+	int retire_fd; /* readable once it shall leave; the VM's boot looks at it too */
+	int take_fd;   /* readable once somebody wants it */
+	int ready_fd;  /* readable once it does not boot any more */
+	int over_fd;   /* readable once its owner waits for the thread */
+
+	pthread_mutex_t lock; /* below: */
+	pthread_cond_t changed;
+	enum phase phase;
+	bool retired, wanted;
+	struct guest *guest;
+	char *why; /* owned; why it leaves, if not because it shall */
+
+	/* The thread's, until it is taken. */
+	struct image *image;
+	struct vm_order vm_order;
+	struct vm *vm;
+	struct job_wall wall;
+	char job_id[64]; /* of who took it */
+	unsigned attempt;
+};
+
+static void emit(struct warm *warm, enum warm_event_type type, const char *why)
+{
+	warm->listener(warm->arg, warm->order.id, &(struct warm_event){.type = type, .why = why});
+}
+
+static void on_progress(
+	void *arg, const struct vm_facts *facts, enum job_stage stage, uint64_t usec)
+{
+	struct warm *warm = arg;
+
+	(void)stage;
+	(void)usec;
+	warm->listener(
+		warm->arg, warm->order.id, &(struct warm_event){.type = WARM_VM, .facts = facts});
+}
+
+static void on_freed(void *arg)
+{
+	emit(arg, WARM_FREED, NULL);
+}
+
+/* Booting. ---------------------------------------------------------------------------------------
+ */
+
+/* Whoever orders it to leave interrupts what is under way. */
+static void reachable(struct warm *warm, struct guest *guest)
+{
+	pthread_mutex_lock(&warm->lock);
+	warm->guest = guest;
+	if (warm->retired)
+		guest_interrupt(guest);
+	pthread_mutex_unlock(&warm->lock);
+}
+
+static int reach_worker(struct warm *warm, struct error **err)
+{
+	struct guest_hello hello;
+	int fd = vm_connect(warm->vm, WORKER_PORT, CONNECT_TIMEOUT_MS, err);
+	struct guest *guest = fd < 0 ? NULL : guest_new(fd, vm_facts(warm->vm)->id, err);
+
+	if (!guest)
+		return -1;
+	reachable(warm, guest);
+	if (guest_hello(guest, vm_secret(warm->vm), &hello, err) < 0)
+		return -1;
+	warm->wall.kernel = xstrdup(hello.kernel);
+	if (guest_rehearse(guest, err) < 0)
+		return -1;
+	return vm_fill_wall(warm->vm, &warm->wall, err);
+}
+
+static int boot(struct warm *warm, struct error **err)
+{
+	enum job_outcome outcome;
+
+	FAILPOINT("warm.begin");
+	warm->image = image_find(warm->host->config, warm->order.image, err);
+	if (!warm->image)
+		return -1;
+	warm->vm_order = (struct vm_order){
+		.image = warm->image,
+		.job_id = "",
+		.cpus = warm->order.cpus,
+		.memory_bytes = warm->order.memory_bytes,
+		.disk_bytes = warm->order.disk_bytes,
+		.pooled = true,
+		.cancel_fd = warm->retire_fd,
+		.on_progress = on_progress,
+		.arg = warm,
+	};
+	warm->vm = vm_boot(warm->host, &warm->vm_order, &outcome, err);
+	if (!warm->vm)
+		return -1;
+	FAILPOINT("warm.booted");
+	if (reach_worker(warm, err) < 0)
+		return error_wrap(err, "reaching the worker");
+	FAILPOINT("warm.proven");
+	vm_set_state(warm->vm, "idle");
+	return 0;
+}
+
+/* Idle. ------------------------------------------------------------------------------------------
+ */
+
+static void wait_idle(struct warm *warm)
+{
+	struct pollfd fds[] = {{.fd = warm->retire_fd, .events = POLLIN},
+		{.fd = warm->take_fd, .events = POLLIN}, {.events = POLLIN}, {.events = POLLIN}};
+	eventfd_t seen;
+
+	vm_poll_fds(warm->vm, &fds[2].fd, &fds[3].fd);
+	for (;;) {
+		if (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno != EINTR)
+			return;
+		if (fds[2].revents)
+			eventfd_read(fds[2].fd, &seen);
+		if (fds[0].revents || fds[1].revents || !vm_is_alive(warm->vm))
+			return;
+	}
+}
+
+/* What becomes of it after it was idle. Under the lock it is decided once. */
+static enum phase decide(struct warm *warm)
+{
+	bool alive = vm_is_alive(warm->vm);
+
+	pthread_mutex_lock(&warm->lock);
+	warm->phase = warm->wanted && alive && !warm->retired ? PHASE_TAKEN : PHASE_LEAVING;
+	pthread_cond_broadcast(&warm->changed);
+	enum phase phase = warm->phase;
+	pthread_mutex_unlock(&warm->lock);
+	return phase;
+}
+
+/* Those who look at domains by virsh see whose it is. A reference of its own: the VM may be gone.
+ */
+static void label(struct warm *warm, struct virt_domain *domain, const char *vm_id)
+{
+	_cleanup_error_ struct error *err = NULL;
+	_cleanup_free_ char *xml =
+		domain_xml_metadata(warm->host->owner, vm_id, warm->job_id, warm->attempt);
+	struct pollfd over = {.fd = warm->over_fd, .events = POLLIN};
+
+	if (poll(&over, 1, LABEL_DELAY_MS) == 0 && virt_domain_label(domain, xml, &err) < 0)
+		log_debug(vm_id, "%s", err->text);
+	virt_domain_unref(domain);
+}
+
+static void leave(struct warm *warm)
+{
+	pthread_mutex_lock(&warm->lock);
+	struct guest *guest = steal_ptr(warm->guest);
+	pthread_mutex_unlock(&warm->lock);
+	guest_free(guest);
+	if (warm->vm)
+		vm_end(warm->vm, on_freed, warm);
+	vm_destroy(steal_ptr(warm->vm));
+	emit(warm, WARM_GONE, NULL);
+}
+
+/* The whole. -------------------------------------------------------------------------------------
+ */
+
+static bool booted(struct warm *warm)
+{
+	_cleanup_error_ struct error *err = NULL;
+	int r = boot(warm, &err);
+
+	pthread_mutex_lock(&warm->lock);
+	warm->phase = r == 0 ? PHASE_IDLE : PHASE_LEAVING;
+	if (r < 0)
+		warm->why = xstrdup(err->text);
+	bool retired = warm->retired;
+	eventfd_write(warm->ready_fd, 1);
+	pthread_mutex_unlock(&warm->lock);
+	if (r == 0)
+		emit(warm, WARM_READY, NULL);
+	else if (!retired)
+		emit(warm, WARM_FAILED, err->text);
+	return r == 0;
+}
+
+static bool taken(struct warm *warm)
+{
+	char vm_id[sizeof(vm_facts(warm->vm)->id)];
+
+	memcpy(vm_id, vm_facts(warm->vm)->id, sizeof(vm_id));
+	wait_idle(warm);
+	struct virt_domain *domain = vm_domain_ref(warm->vm);
+	if (decide(warm) == PHASE_TAKEN) {
+		label(warm, domain, vm_id);
+		return true;
+	}
+	virt_domain_unref(domain);
+	if (!vm_is_alive(warm->vm)) {
+		_cleanup_error_ struct error *err = NULL;
+
+		vm_why_lost(warm->vm, SETTLE_MS, &err);
+		emit(warm, WARM_LOST, err->text);
+	}
+	return false;
+}
+
+static void *run(void *arg)
+{
+	struct warm *warm = arg;
+
+	if (!booted(warm) || !taken(warm))
+		leave(warm);
+	return NULL;
+}
+
+static void close_fds(struct warm *warm)
+{
+	close_fd(&warm->retire_fd);
+	close_fd(&warm->take_fd);
+	close_fd(&warm->ready_fd);
+	close_fd(&warm->over_fd);
+}
+
+struct warm *warm_start(struct host *host, const struct warm_order *order, warm_listener listener,
+	void *arg, struct error **err)
+{
+	struct warm *warm = xcalloc(1, sizeof(*warm));
+	pthread_attr_t attr;
+
+	warm->host = host;
+	warm->order = *order;
+	warm->listener = listener;
+	warm->arg = arg;
+	pthread_mutex_init(&warm->lock, NULL);
+	pthread_cond_init(&warm->changed, NULL);
+	warm->retire_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	warm->take_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	warm->ready_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	warm->over_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	bool fds = warm->retire_fd >= 0 && warm->take_fd >= 0 && warm->ready_fd >= 0 &&
+		   warm->over_fd >= 0;
+	int e = fds ? 0 : errno;
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	if (!e)
+		e = pthread_create(&warm->thread, &attr, run, warm);
+	pthread_attr_destroy(&attr);
+	if (!e)
+		return warm;
+	error_errno(err, e, "starting a warm VM");
+	close_fds(warm);
+	pthread_cond_destroy(&warm->changed);
+	pthread_mutex_destroy(&warm->lock);
+	free(warm);
+	return NULL;
+}
+
+void warm_retire(struct warm *warm)
+{
+	pthread_mutex_lock(&warm->lock);
+	warm->retired = true;
+	if (warm->guest && warm->phase == PHASE_BOOTING)
+		guest_interrupt(warm->guest);
+	eventfd_write(warm->retire_fd, 1);
+	pthread_mutex_unlock(&warm->lock);
+}
+
+void warm_free(struct warm *warm)
+{
+	if (!warm)
+		return;
+	eventfd_write(warm->over_fd, 1);
+	pthread_join(warm->thread, NULL);
+	close_fds(warm);
+	job_wall_clear(&warm->wall);
+	image_free(warm->image);
+	pthread_cond_destroy(&warm->changed);
+	pthread_mutex_destroy(&warm->lock);
+	free(warm->why);
+	free(warm);
+}
+
+static int wait_booted(struct warm *warm, int cancel_fd, struct error **err)
+{
+	struct pollfd fds[] = {
+		{.fd = cancel_fd, .events = POLLIN}, {.fd = warm->ready_fd, .events = POLLIN}};
+
+	while (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno == EINTR)
+		;
+	if (!fds[1].revents)
+		return error_set(err, ERR_CANCELLED, "cancelled while a warm VM booted");
+	return 0;
+}
+
+/* Ask the thread for it, and wait until it has let go. */
+static enum phase ask_for(struct warm *warm, const struct warm_use *use)
+{
+	pthread_mutex_lock(&warm->lock);
+	warm->wanted = true;
+	snprintf(warm->job_id, sizeof(warm->job_id), "%s", use->job_id);
+	warm->attempt = use->attempt;
+	eventfd_write(warm->take_fd, 1);
+	while (warm->phase == PHASE_IDLE)
+		pthread_cond_wait(&warm->changed, &warm->lock);
+	enum phase phase = warm->phase;
+	pthread_mutex_unlock(&warm->lock);
+	return phase;
+}
+
+int warm_take(struct warm *warm, const struct warm_use *use, int cancel_fd, struct warm_taken *ret,
+	struct error **err)
+{
+	if (wait_booted(warm, cancel_fd, err) < 0) {
+		warm_retire(warm);
+		return -1;
+	}
+	/* Its image is known when it has booted, and does not change. */
+	if (warm->image && !str_eq(warm->image->digest, use->image_digest)) {
+		warm_retire(warm);
+		return error_set(err, ERR_STATE, "the image is another one now");
+	}
+	if (ask_for(warm, use) != PHASE_TAKEN)
+		return error_set(err, ERR_UNAVAILABLE, "%s", warm->why ? warm->why : "it is gone");
+	ret->vm = steal_ptr(warm->vm);
+	ret->guest = steal_ptr(warm->guest);
+	ret->wall = warm->wall;
+	memset(&warm->wall, 0, sizeof(warm->wall));
+	return 0;
+}
