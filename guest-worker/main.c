@@ -2,7 +2,7 @@
  * guest it is an ordinary daemon.
  *
  * Threads: this one waits for the end; one accepts connections; one reaps, where we are the parent
- * of orphans; one for each execution; and common/rpc's.
+ * of orphans; one for each execution; one makes the spare job init; and common/rpc's.
  */
 #include <errno.h>
 #include <getopt.h>
