@@ -425,8 +425,8 @@ void job_init_run(const struct launch *launch, unsigned namespaces, const struct
 	/* Before the fds are arranged there is nowhere to report to: the worker sees the end. */
 	if (arrange_fds(fds) < 0)
 		_exit(1);
-	/* Not by prctl(): a sanitizer's takes a lock, which another thread may have had when we were
-	 * born. */
+	/* Not by prctl(): a sanitizer's takes a lock, which another thread may have had when we
+	 * were born. */
 	syscall(SYS_prctl, PR_SET_NAME, "job-init");
 	/* Our memory is a copy of the worker's: not even root in the job may look at it. */
 	prctl(PR_SET_DUMPABLE, 0);
