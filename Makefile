@@ -504,10 +504,12 @@ $(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ -lcmocka -lpq $(HOST_LIBS)
 
-# Fuzzers: built by clang from all sources, and run for FUZZ_SECONDS each, from the few inputs in
+# Fuzzers (FUZZ_SEED 0: another way through each time, else the same): built by clang from all
+# sources, and run for FUZZ_SECONDS each, from the few inputs in
 # tests/fuzz/seeds on. What they find and what they learn stays in build/fuzz; V=1 shows libFuzzer's
 # own words.
 FUZZ_SECONDS ?= 30
+FUZZ_SEED    ?= 0
 FUZZ_CFLAGS  := -std=gnu11 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined \
 	-fno-omit-frame-pointer
 fuzz_obj      = $(patsubst %.c,$(O)/fuzz/obj/%.o,$(1))
@@ -532,7 +534,7 @@ fuzz: $(FUZZ_BIN)
 	@for f in $(FUZZ_BIN); do \
 		mkdir -p $$f.corpus; \
 		echo "$${f##*/}: $(FUZZ_SECONDS) s"; \
-		$$f -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$$f- $$f.corpus \
+		$$f -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) -artifact_prefix=$$f- $$f.corpus \
 			$$(ls -d tests/fuzz/seeds/$${f##*/fuzz_} 2>/dev/null) \
 			$(if $(V),,>$$f.log 2>&1) || { tail -n 60 $$f.log; exit 1; }; \
 	done

@@ -21,6 +21,15 @@ const char *image_file_key(enum image_file file)
 	return file_keys[file];
 }
 
+/* Those of ASCII, and U+0080 to U+009F, which a terminal obeys as well. The text is UTF-8. */
+static bool has_control(const char *text)
+{
+	for (const unsigned char *p = (const unsigned char *)text; *p; p++)
+		if (*p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f))
+			return true;
+	return false;
+}
+
 /* The string member KEY of object, copied. what is how errors call the object. */
 static char *take_text(const json_t *object, const char *what, const char *key, struct error **err)
 {
@@ -36,11 +45,9 @@ static char *take_text(const json_t *object, const char *what, const char *key, 
 		error_set(err, ERR_INVALID, "%s%s is no acceptable text", what, key);
 		return NULL;
 	}
-	for (const char *p = text; *p; p++) {
-		if ((unsigned char)*p < 0x20 || *p == 0x7f) {
-			error_set(err, ERR_INVALID, "%s%s has a control character", what, key);
-			return NULL;
-		}
+	if (has_control(text)) {
+		error_set(err, ERR_INVALID, "%s%s has a control character", what, key);
+		return NULL;
 	}
 	return xstrdup(text);
 }
@@ -91,8 +98,10 @@ static int take_packages(json_t *root, struct image_manifest *m, struct error **
 		return error_set(err, ERR_INVALID, "packages is no list of names and versions");
 	json_object_foreach(packages, name, version)
 	{
-		if (!json_is_string(version))
-			return error_set(err, ERR_INVALID, "packages: a version is not a text");
+		if (!json_is_string(version) || has_control(json_string_value(version)) ||
+			has_control(name))
+			return error_set(
+				err, ERR_INVALID, "packages: a name or version is no plain text");
 		image_manifest_add_package(m, name, json_string_value(version));
 	}
 	return 0;

@@ -242,6 +242,8 @@ static void a_manifest_is_believed_in_nothing(void **state)
 		{"\"kind\": \"tuned\"", "\"kind\": 5", ERR_INVALID, "kernel.kind is not a text"},
 		{"\"kind\": \"tuned\"", "\"kind\": \"x\"", ERR_INVALID, "kernel.kind \"x\""},
 		{"\"cmdline\": \"a=b\"", "\"cmdline\": \"a\\n\"", ERR_INVALID, "control character"},
+		{"\"cmdline\": \"a=b\"", "\"cmdline\": \"a\\u009b\"", ERR_INVALID,
+			"control character"},
 		{"\"cmdline\": \"a=b\"", "\"cmdline\": \"a\\u0000\"", ERR_INVALID, "JSON"},
 		{"\"cmdline\": \"a=b\"", "\"cmdline\": \"init=/x\"", ERR_DATA_LOSS, "digest"},
 		{"\"cmdline\"", "\"cmdlime\"", ERR_INVALID, "kernel.cmdline is missing"},
