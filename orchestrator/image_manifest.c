@@ -21,13 +21,12 @@ const char *image_file_key(enum image_file file)
 	return file_keys[file];
 }
 
-/* Those of ASCII, and U+0080 to U+009F, which a terminal obeys as well. The text is UTF-8. */
+/* Anything that could drive a terminal: control characters, and those that turn the line around. */
 static bool has_control(const char *text)
 {
-	for (const unsigned char *p = (const unsigned char *)text; *p; p++)
-		if (*p < 0x20 || *p == 0x7f || (*p == 0xc2 && p[1] >= 0x80 && p[1] <= 0x9f))
-			return true;
-	return false;
+	_cleanup_free_ char *harmless = str_escape(text, strlen(text), false);
+
+	return !str_eq(text, harmless) || strchr(text, '\t');
 }
 
 /* The string member KEY of object, copied. what is how errors call the object. */
