@@ -643,6 +643,6 @@ install: programs
 		install -m644 config/orchestrator.yaml $(DESTDIR)/etc/orchestrator/
 
 clean:
-	rm -rf $(O)/obj $(O)/san $(O)/tsan $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec
+	rm -rf $(O)/obj $(O)/fuzz/obj $(O)/san $(O)/tsan $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec
 
--include $(shell find $(OBJ) -type f -name '*.d' 2>/dev/null)
+-include $(shell find $(OBJ) $(O)/fuzz/obj -type f -name '*.d' 2>/dev/null)
