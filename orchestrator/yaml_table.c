@@ -244,22 +244,33 @@ static void decode_tables(struct decoder *d, const struct yaml_key *key,
 	}
 }
 
+/* Room for what a mapping of any names has, in the place of what was there; NULL: it cannot be
+ * read.
+ */
+static void **begin_map(struct decoder *d, const struct yaml_key *key, const struct yaml_node *node,
+	void *target, const char *where, const char *wanted)
+{
+	if (node->kind != YAML_NODE_MAP) {
+		wrong_type(d, key, node, where, wanted);
+		return NULL;
+	}
+	if (!count_in_range(d, key, node, where, node->n / 2))
+		return NULL;
+	clear_key(key, target);
+	void **items = xcalloc(node->n / 2, sizeof(*items));
+	store_pointer(target, key->offset, items);
+	return items;
+}
+
 static void decode_map(struct decoder *d, const struct yaml_key *key, const struct yaml_node *node,
 	void *target, const char *where)
 {
 	const struct yaml_key *name_key = &key->table->keys[0], *text_key = &key->table->keys[1];
 	size_t *n = count_of(key, target);
-	void **items;
+	void **items = begin_map(d, key, node, target, where, "a mapping of names to texts");
 
-	if (node->kind != YAML_NODE_MAP) {
-		wrong_type(d, key, node, where, "a mapping of names to texts");
+	if (!items)
 		return;
-	}
-	if (!count_in_range(d, key, node, where, node->n / 2))
-		return;
-	clear_key(key, target);
-	items = xcalloc(node->n / 2, sizeof(*items));
-	store_pointer(target, key->offset, items);
 	for (size_t i = 0; i < node->n; i += 2) {
 		const struct yaml_node *name = node->children[i];
 		if (name->kind == YAML_NODE_BAD || name->repeated)
@@ -285,17 +296,10 @@ static void decode_named(struct decoder *d, const struct yaml_key *key,
 {
 	const struct yaml_key name_key = {.type = YT_STRING, .check = key->check};
 	size_t *n = count_of(key, target);
-	void **items;
+	void **items = begin_map(d, key, node, target, where, "a mapping of names to mappings");
 
-	if (node->kind != YAML_NODE_MAP) {
-		wrong_type(d, key, node, where, "a mapping of names to mappings");
+	if (!items)
 		return;
-	}
-	if (!count_in_range(d, key, node, where, node->n / 2))
-		return;
-	clear_key(key, target);
-	items = xcalloc(node->n / 2, sizeof(*items));
-	store_pointer(target, key->offset, items);
 	for (size_t i = 0; i < node->n; i += 2) {
 		const struct yaml_node *name = node->children[i];
 		if (name->kind == YAML_NODE_BAD || name->repeated)

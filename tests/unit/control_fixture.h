@@ -64,3 +64,8 @@ Control__V1__JobInfo *fixture_cancel(struct fixture *f, const char *id, struct e
 void fixture_until(struct fixture *f, const char *id, Control__V1__State state);
 /* Wait for its end, which must be of that outcome. */
 void fixture_expect(struct fixture *f, const char *id, Job__V1__Outcome outcome);
+
+/* In a table of tests: one with a daemon that runs, and one that has to start it. */
+#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
+#define TEST_STOPPED(name)                                                                         \
+	cmocka_unit_test_setup_teardown(name, fixture_setup_stopped, fixture_teardown)

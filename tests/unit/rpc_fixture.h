@@ -22,6 +22,19 @@
 /* A failed test leaves threads behind that may keep the program from ending. */
 #define GIVE_UP_S 240
 
+/* Of a connection that is found dead soon. */
+#define KEEPALIVE_MS 200
+#define DEAD_MS	     400
+
+static inline struct rpc_limits keepalive_limits(void)
+{
+	struct rpc_limits limits = rpc_limits_guest;
+
+	limits.keepalive_ms = KEEPALIVE_MS;
+	limits.dead_ms = DEAD_MS;
+	return limits;
+}
+
 /* Numbers that threads change and the test waits for. */
 struct events {
 	pthread_mutex_t lock;

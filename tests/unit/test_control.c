@@ -439,10 +439,6 @@ static void vms_are_listed(void **state)
 	rpc_message_free(message);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-#define TEST_STOPPED(name)                                                                         \
-	cmocka_unit_test_setup_teardown(name, fixture_setup_stopped, fixture_teardown)
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {

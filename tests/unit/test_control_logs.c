@@ -234,8 +234,6 @@ static void results_come_as_files(void **state)
 	assert_non_null(strstr(json, "made.txt"));
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {

@@ -197,8 +197,6 @@ static void acknowledged_jobs_survive_a_kill(void **state)
 	assert_int_equal(all % 150, 0);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {

@@ -590,10 +590,6 @@ static void results_of_each_attempt_come_as_files(void **state)
 	}
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-#define TEST_STOPPED(name)                                                                         \
-	cmocka_unit_test_setup_teardown(name, fixture_setup_stopped, fixture_teardown)
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {

@@ -409,8 +409,6 @@ static void an_id_that_is_none_is_refused_by_all(void **state)
 	assert_int_equal(count_jobs(f), 2);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {

@@ -7,18 +7,6 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#define KEEPALIVE_MS 200
-#define DEAD_MS	     400
-
-static struct rpc_limits keepalive_limits(void)
-{
-	struct rpc_limits limits = rpc_limits_guest;
-
-	limits.keepalive_ms = KEEPALIVE_MS;
-	limits.dead_ms = DEAD_MS;
-	return limits;
-}
-
 /* Roles of the child process. They run until killed or left alone. -------------------------------
  */
 

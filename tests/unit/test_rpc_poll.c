@@ -7,21 +7,10 @@
 #include <signal.h>
 #include <sys/wait.h>
 
-#define KEEPALIVE_MS 200
-#define DEAD_MS	     400
-#define CALLERS	     6
-#define CALLS	     300
-#define ECHOES	     200
-#define PAUSES	     400
-
-static struct rpc_limits keepalive_limits(void)
-{
-	struct rpc_limits limits = rpc_limits_guest;
-
-	limits.keepalive_ms = KEEPALIVE_MS;
-	limits.dead_ms = DEAD_MS;
-	return limits;
-}
+#define CALLERS 6
+#define CALLS	300
+#define ECHOES	200
+#define PAUSES	400
 
 /* The other process. */
 static int serve(int fd)

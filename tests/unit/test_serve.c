@@ -243,10 +243,6 @@ static void an_unusable_state_directory_is_said(void **state)
 	assert_non_null(strstr(line, "jobs.db"));
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, fixture_setup, fixture_teardown)
-#define TEST_STOPPED(name)                                                                         \
-	cmocka_unit_test_setup_teardown(name, fixture_setup_stopped, fixture_teardown)
-
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
