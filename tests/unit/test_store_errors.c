@@ -338,15 +338,15 @@ static void a_removal(void **state)
 	remove_tree(dir, NULL);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
+#define TEST_FAULTY(name) cmocka_unit_test_setup_teardown(name, setup, fixture_teardown)
 
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(a_submit),
-		TEST(a_claim),
-		TEST(an_update),
-		TEST(a_finish),
+		TEST_FAULTY(a_submit),
+		TEST_FAULTY(a_claim),
+		TEST_FAULTY(an_update),
+		TEST_FAULTY(a_finish),
 		cmocka_unit_test(a_removal),
 	};
 
