@@ -9,9 +9,16 @@
  * between is to it a spurious wake-up.
  *
  * The end of a connection:   hang-up, or rpc_server_free()
- *	-> closing: no further calls; gRPC is told to shut down
+ *	-> closing: no further calls
+ *	-> told, when there are no calls any more: gRPC is told to shut down
  *	-> forced: what still runs is cancelled (at once after a hang-up, else after the grace)
  *	-> shut, nothing accepting, no calls: gRPC's server destroyed, on_close(), freed
+ *
+ * gRPC is told so late because of what its goodbye proves. It says GOAWAY, waits for the answer to
+ * a ping, and closes when no stream is left. Told while calls run, it would ask its ping too early
+ * and close behind the last call's status, which the client may not have read yet: if that writes
+ * anything more, it finds a broken pipe and drops what it has not read. Told after the calls, the
+ * answer to the ping says that all of them has been read.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -170,8 +177,9 @@ int rpc_server_add(struct rpc_server *server, int fd, void *owner, void (*on_clo
 /* Begin the connection's end, or with force, hasten it. Under the lock; the keeper's thread. */
 static void conn_close(struct rpc_conn *conn, bool force)
 {
-	if (!conn->closing) {
-		conn->closing = true;
+	conn->closing = true;
+	if (!conn->told && (force || !conn->calls)) {
+		conn->told = true;
 		close_fd(&conn->watch); /* leaves the epoll set with it: no events any more */
 		grpc_server_shutdown_and_notify(conn->grpc, rpc_queue(), &conn->shutdown_op);
 	}

@@ -179,7 +179,7 @@ struct rpc_conn {
 
 	/* Under server->lock. */
 	struct rpc_op accept_op, shutdown_op;
-	bool accepting, closing, forced, shut;
+	bool accepting, closing, told, forced, shut;
 	unsigned calls; /* not yet freed */
 
 	/* Written by gRPC while accepting. */
