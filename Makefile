@@ -241,6 +241,7 @@ UNIT_TESTS := \
 	tests/unit/test_image_parts.c \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
+	tests/unit/test_jobs_pool.c \
 	tests/unit/test_jobspec.c \
 	tests/unit/test_log_file.c \
 	tests/unit/test_pool.c \
@@ -248,6 +249,7 @@ UNIT_TESTS := \
 	tests/unit/test_queue.c \
 	tests/unit/test_remove_tree.c \
 	tests/unit/test_results.c \
+	tests/unit/test_retention.c \
 	tests/unit/test_retry.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
@@ -419,7 +421,8 @@ $(BIN)/unit/test_control_retry $(BIN)/unit/test_control_submit $(BIN)/unit/test_
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
 	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
-$(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
+$(BIN)/unit/test_jobs $(BIN)/unit/test_jobs_pool $(BIN)/unit/test_retention: \
+	$(FAKE_ATTEMPT) $(call obj,tests/unit/jobs_fixture.c)
 $(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)
 
 unit:
@@ -430,7 +433,8 @@ unit-programs: $(UNIT_BIN)
 
 # The units that have threads, under TSan. gRPC itself is not instrumented (tests/tsan.supp); TSan wants
 # an address space that is not random.
-TSAN_TESTS := test_control test_control_logs test_guest test_jobs test_serve test_store_queue test_vm_watch
+TSAN_TESTS := test_control test_control_logs test_guest test_jobs test_jobs_pool test_serve \
+	test_store_queue test_vm_watch
 .PHONY: tsan
 tsan:
 	@$(MAKE) --no-print-directory SAN=thread $(TSAN_TESTS:%=$(O)/tsan/bin/unit/%)
