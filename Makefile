@@ -271,6 +271,7 @@ UNIT_TESTS := \
 	tests/unit/test_vsock_vring.c \
 	tests/unit/test_worker_executor.c \
 	tests/unit/test_worker_files.c \
+	tests/unit/test_worker_output.c \
 	tests/unit/test_worker_run.c \
 	tests/unit/test_worker_service.c \
 	tests/unit/test_worker_user.c \
@@ -423,6 +424,8 @@ $(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
 	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
 $(BIN)/unit/test_jobs $(BIN)/unit/test_jobs_pool $(BIN)/unit/test_retention: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/jobs_fixture.c)
+$(BIN)/unit/test_worker_executor $(BIN)/unit/test_worker_output: \
+	$(call obj,tests/unit/executor_fixture.c)
 $(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)
 
 unit:
