@@ -229,6 +229,7 @@ UNIT_TESTS := \
 	tests/unit/test_control_logs.c \
 	tests/unit/test_control_many.c \
 	tests/unit/test_control_retry.c \
+	tests/unit/test_control_retry_logs.c \
 	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
@@ -418,7 +419,8 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 # These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
 $(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_many \
-$(BIN)/unit/test_control_retry $(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
+$(BIN)/unit/test_control_retry $(BIN)/unit/test_control_retry_logs \
+$(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
 	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
