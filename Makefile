@@ -428,7 +428,8 @@ $(BIN)/unit/test_jobs $(BIN)/unit/test_jobs_pool $(BIN)/unit/test_retention: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/jobs_fixture.c)
 $(BIN)/unit/test_worker_executor $(BIN)/unit/test_worker_output: \
 	$(call obj,tests/unit/executor_fixture.c)
-$(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)
+$(BIN)/unit/test_store: $(call obj,tests/unit/store_fixture.c \
+	tests/unit/store_conformance_jobs.c tests/unit/store_conformance_lists.c)
 
 unit:
 	$(MAKE) SAN=1 unit-programs
