@@ -130,6 +130,7 @@ ORCHESTRATOR := \
 	orchestrator/vm_files.c \
 	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
+	orchestrator/vm_worker.c \
 	orchestrator/vsock.c \
 	orchestrator/warm.c \
 	orchestrator/watch.c \
