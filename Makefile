@@ -160,6 +160,7 @@ CLI := \
 	orchestrator/cli/list.c \
 	orchestrator/cli/logs.c \
 	orchestrator/cli/main.c \
+	orchestrator/cli/one_job.c \
 	orchestrator/cli/options.c \
 	orchestrator/cli/output.c \
 	orchestrator/cli/progress.c \
