@@ -79,7 +79,9 @@ struct tree_writer_options {
 	 */
 	bool absolute;
 	bool replace; /* an existing file is replaced rather than refused */
-	bool durable; /* fsync each file, and the directories in tree_writer_finish */
+	/* On the disk when tree_writer_finish returns. The first files are synced one by one, what
+	 * comes after them together with all else of the file system: dir_fd is then no O_PATH. */
+	bool durable;
 	/* All may be NULL. */
 	void (*on_entry)(void *arg, const struct tree_entry *entry);
 	void (*on_missing)(void *arg, const char *path, const char *reason);
