@@ -61,11 +61,9 @@ static uint64_t uptime_usec(void)
 
 static int parse_port(const char *text, uint32_t *ret)
 {
-	char *end;
+	uint64_t v;
 
-	errno = 0;
-	unsigned long v = strtoul(text, &end, 10);
-	if (errno || *end || text[0] < '0' || text[0] > '9' || v == 0 || v >= UINT32_MAX) {
+	if (parse_number(text, 1, UINT32_MAX - 1, &v) < 0) {
 		fprintf(stderr, "guest-worker: not a port: %s\n", text);
 		return -1;
 	}
