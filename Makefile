@@ -601,7 +601,7 @@ format:
 	clang-format -i $(C_FILES)
 
 SCRIPTS = $(shell grep -rlE '^\#!/bin/(ba)?sh' .ci scripts tests vm-images)
-SOURCED = $(filter-out $(SCRIPTS),$(wildcard tests/*/*.sh))
+SOURCED = $(filter-out $(SCRIPTS),$(wildcard tests/*.sh tests/*/*.sh))
 lint: $(GEN_H)
 	@clang-format --dry-run -Werror $(C_FILES)
 	@cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability --inline-suppr \
