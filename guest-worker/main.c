@@ -51,14 +51,6 @@ static const char help_text[] =
 	"  --debug          log more\n"
 	"  --help, --version\n";
 
-static uint64_t uptime_usec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_BOOTTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 static int parse_port(const char *text, uint32_t *ret)
 {
 	uint64_t v;
@@ -285,7 +277,7 @@ static int run(const struct options *options, uint64_t began, struct error **err
 
 int main(int argc, char **argv)
 {
-	uint64_t began = uptime_usec();
+	uint64_t began = now_boot_usec();
 	_cleanup_error_ struct error *err = NULL;
 	struct options options = {.init = getpid() == 1, .port = WORKER_PORT};
 
