@@ -20,12 +20,6 @@ int control_handle_info(struct rpc_call *call, void *daemon, struct error **err)
 int control_handle_gc(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_stop(struct rpc_call *call, void *daemon, struct error **err);
 
-static inline void rpc_message_freep(void *message)
-{
-	rpc_message_free(*(ProtobufCMessage **)message);
-}
-#define _cleanup_message_ __attribute__((cleanup(rpc_message_freep)))
-
 static inline void job_info_freep(Control__V1__JobInfo **info)
 {
 	control__v1__job_info__free_unpacked(*info, NULL);
