@@ -1,5 +1,6 @@
 /* Calls about the daemon and its VMs as a whole. */
 #include "orchestrator/control_private.h"
+#include "orchestrator/host.h"
 #include "orchestrator/pools.h"
 #include "orchestrator/retention.h"
 
