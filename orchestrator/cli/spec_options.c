@@ -43,7 +43,8 @@ static struct job_files *files_from_text(
 	return steal_ptr(files);
 }
 
-struct job_files *spec_from_file(const char *path, struct error **err)
+/* A job file, "-" is stdin; without verification of its inputs. */
+static struct job_files *spec_from_file(const char *path, struct error **err)
 {
 	_cleanup_job_source_ struct job_source *source = job_source_read(path, err);
 
