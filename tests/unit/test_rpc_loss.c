@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -65,6 +66,9 @@ static struct child child_start(const char *role)
 	}
 	assert_true(child.pid > 0);
 	close(pair[1]);
+	/* It says something first: whose keepalive runs must not begin while the child starts. */
+	struct pollfd said = {.fd = child.fd, .events = POLLIN};
+	assert_int_equal(poll(&said, 1, PATIENCE_MS), 1);
 	return child;
 }
 
