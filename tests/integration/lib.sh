@@ -119,6 +119,11 @@ daemon_pid() {
 	printf '%s\n' "$pid"
 }
 
+# Of programs that are built with a sanitizer: what memory they take says nothing.
+sanitized() {
+	grep -q '__[at]san_init' "$ORC"
+}
+
 no_daemon() {
 	! daemon_pid >/dev/null
 }
