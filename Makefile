@@ -132,6 +132,7 @@ ORCHESTRATOR := \
 	orchestrator/vm_files.c \
 	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
+	orchestrator/vm_worker.c \
 	orchestrator/vsock.c \
 	orchestrator/warm.c \
 	orchestrator/watch.c \
@@ -161,6 +162,7 @@ CLI := \
 	orchestrator/cli/list.c \
 	orchestrator/cli/logs.c \
 	orchestrator/cli/main.c \
+	orchestrator/cli/one_job.c \
 	orchestrator/cli/options.c \
 	orchestrator/cli/output.c \
 	orchestrator/cli/progress.c \
