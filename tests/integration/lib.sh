@@ -119,7 +119,7 @@ daemon_pid() {
 	printf '%s\n' "$pid"
 }
 
-# Of programs that are built with a sanitizer: what memory they take says nothing.
+# Programs that are built with a sanitizer: what memory and time they take says nothing.
 sanitized() {
 	grep -q '__[at]san_init' "$ORC"
 }
