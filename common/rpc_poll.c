@@ -87,6 +87,7 @@ static void run_op(const grpc_event *event)
 {
 	struct rpc_op *op = event->tag;
 
+	rpc_op_take_over(op);
 	op->done(op, event->success);
 }
 

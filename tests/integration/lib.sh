@@ -62,6 +62,11 @@ daemon_pid() {
 	printf '%s\n' "$pid"
 }
 
+# Programs that are built with a sanitizer: what memory and time they take says nothing.
+sanitized() {
+	grep -q '__[at]san_init' "$ORC"
+}
+
 no_daemon() {
 	! daemon_pid >/dev/null
 }
