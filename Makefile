@@ -60,6 +60,7 @@ ORCHESTRATOR := \
 	orchestrator/bench_result.c \
 	orchestrator/bench_stats.c \
 	orchestrator/bench_vm.c \
+	orchestrator/bounded.c \
 	orchestrator/capacity.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
@@ -221,6 +222,7 @@ UNIT_TESTS := \
 	tests/unit/test_attempt_files.c \
 	tests/unit/test_ballast.c \
 	tests/unit/test_bench.c \
+	tests/unit/test_bounded.c \
 	tests/unit/test_cid.c \
 	tests/unit/test_cli.c \
 	tests/unit/test_cli_jobs.c \
