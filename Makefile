@@ -125,6 +125,7 @@ ORCHESTRATOR := \
 	orchestrator/tsc.c \
 	orchestrator/virt.c \
 	orchestrator/virt_connect.c \
+	orchestrator/virt_op.c \
 	orchestrator/vm.c \
 	orchestrator/vm_adopt.c \
 	orchestrator/vm_end.c \

@@ -15,6 +15,9 @@
 #define KEEPALIVE_S	5
 #define KEEPALIVE_COUNT 3
 
+/* At the end of the process. */
+#define CLOSE_MS 2000
+
 /* libvirt's event loop. --------------------------------------------------------------------------
  */
 
@@ -138,16 +141,12 @@ static int write_embed_config(const char *root, struct error **err)
 	return write_file(path, all, strlen(all), 0644, false, err);
 }
 
-static char *embed_uri(const char *root, struct error **err)
+static int check_embed_root(const char *root, struct error **err)
 {
-	if (root[strcspn(root, "?&# %")]) {
-		error_set(err, ERR_INVALID,
-			"%s: libvirt cannot have a root with one of \"?&#%% \" in its path", root);
-		return NULL;
-	}
-	if (write_embed_config(root, err) < 0)
-		return NULL;
-	return str_printf("qemu:///embed?root=%s", root);
+	if (!root[strcspn(root, "?&# %")])
+		return 0;
+	return error_set(err, ERR_INVALID,
+		"%s: libvirt cannot have a root with one of \"?&#%% \" in its path", root);
 }
 
 /* The driver in this process starts QEMU detached. As a subreaper we become its parent, so that the
@@ -242,19 +241,59 @@ static void on_close(virConnectPtr conn, int reason, void *opaque)
 			reason >= 0 && (size_t)reason < ARRAY_SIZE(why) ? why[reason] : "?");
 }
 
-static void close_conn(virConnectPtr conn)
+void virt_give_up(struct virt *virt, virConnectPtr conn)
 {
-	if (!conn)
-		return;
-	/* Domains have references of their own; the last one closes it. */
-	virConnectUnregisterCloseCallback(conn, on_close);
-	virConnectClose(conn);
+	pthread_mutex_lock(&virt->lock);
+	bool news = conn == virt->conn && !virt->lost;
+	virt->lost = virt->lost || news;
+	pthread_mutex_unlock(&virt->lock);
+	if (news)
+		log_warn("libvirt", "the connection to %s is given up: nothing is answered",
+			virt->uri);
 }
 
-int virt_reconnect(struct virt *virt, struct error **err)
+/* Domains have references of their own; the last one closes it. */
+static void run_close(struct virt_op *op)
+{
+	virConnectUnregisterCloseCallback(op->conn, on_close);
+	virConnectClose(steal_ptr(op->conn));
+}
+
+/* Takes conn, which may be NULL. */
+static struct virt_op *close_op(struct virt *virt, virConnectPtr conn)
+{
+	struct virt_op *op = virt_op_new(virt, "virConnectClose", run_close);
+
+	op->conn = conn;
+	return op;
+}
+
+/* What has to be there before the first connection of this process. */
+static int prepare(const struct virt *virt, struct error **err)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	/* What libvirt tells itself goes to a file beside its state: with the driver in our process
+	 * it would be our stderr. What concerns us comes by its errors. */
+	if (virt->root) {
+		_cleanup_free_ char *log = str_printf("3:file:%s/libvirt.log", virt->root);
+		if (check_embed_root(virt->root, err) < 0 ||
+			write_embed_config(virt->root, err) < 0)
+			return -1;
+		setenv("LIBVIRT_LOG_OUTPUTS", log, 0);
+	}
+	pthread_once(&once, initialize_once);
+	if (!initialized)
+		return error_set(err, ERR_INTERNAL, "libvirt's event loop does not start");
+	return virt->embedded ? adopt_qemu(err) : 0;
+}
+
+int virt_connect(struct virt *virt, struct error **err)
 {
 	if (virt_is_connected(virt))
 		return 0;
+	if (prepare(virt, err) < 0)
+		return -1;
 	virConnectPtr conn = virConnectOpen(virt->real);
 	if (!conn) {
 		fail_advising(err, "connecting", virt->system);
@@ -266,7 +305,8 @@ int virt_reconnect(struct virt *virt, struct error **err)
 	virt->lost = false;
 	pthread_mutex_unlock(&virt->lock);
 	/* Under no lock of ours: libvirt holds one of its own while it calls on_close(). */
-	close_conn(old);
+	if (old)
+		virt_op_leave_alone(close_op(virt, old));
 	if (!virt->embedded) {
 		virConnectRegisterCloseCallback(conn, on_close, virt, NULL);
 		virConnectSetKeepAlive(conn, KEEPALIVE_S, KEEPALIVE_COUNT);
@@ -299,49 +339,58 @@ virConnectPtr virt_conn(struct virt *virt, struct error **err)
 	return conn;
 }
 
-struct virt *virt_open(const char *uri, const char *embed_root, struct error **err)
+struct virt *virt_new(const char *uri, const char *embed_root)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	bool embedded = str_eq(uri, "embed") || str_eq(uri, "qemu:///embed");
-	_cleanup_free_ char *real = embedded ? embed_uri(embed_root, err) : xstrdup(uri);
-
-	if (!real)
-		return NULL;
-	/* What libvirt tells itself goes to a file beside its state: with the driver in our process
-	 * it would be our stderr. What concerns us comes by its errors. */
-	if (embedded) {
-		_cleanup_free_ char *log = str_printf("3:file:%s/libvirt.log", embed_root);
-		setenv("LIBVIRT_LOG_OUTPUTS", log, 0);
-	}
-	pthread_once(&once, initialize_once);
-	if (!initialized) {
-		error_set(err, ERR_INTERNAL, "libvirt's event loop does not start");
-		return NULL;
-	}
-	if (str_starts(real, "qemu:///embed") && adopt_qemu(err) < 0)
-		return NULL;
 	struct virt *virt = xcalloc(1, sizeof(*virt));
+	bool ours = str_eq(uri, "embed") || str_eq(uri, "qemu:///embed");
+
 	pthread_mutex_init(&virt->lock, NULL);
-	virt->uri = xstrdup(embedded ? "qemu:///embed" : uri);
-	virt->embedded = embedded || str_starts(uri, "qemu:///embed");
+	virt->root = ours ? xstrdup(embed_root) : NULL;
+	virt->real = ours ? str_printf("qemu:///embed?root=%s", embed_root) : xstrdup(uri);
+	virt->uri = xstrdup(ours ? "qemu:///embed" : uri);
+	virt->embedded = str_starts(virt->real, "qemu:///embed");
 	/* Root has no session: libvirt takes him to the system's daemon. */
 	virt->system = !virt->embedded && (has_path(uri, "/system") || geteuid() == 0);
-	virt->real = steal_ptr(real);
-	if (virt_reconnect(virt, err) == 0)
-		return virt;
-	virt_close(virt);
-	return NULL;
+	return virt;
+}
+
+static void close_within(struct virt *virt, virConnectPtr conn, unsigned timeout_ms)
+{
+	struct virt_op *op = close_op(virt, conn);
+
+	virt_op_call(&op, timeout_ms, NULL);
+	virt_op_free(op);
 }
 
 void virt_close(struct virt *virt)
 {
 	if (!virt)
 		return;
-	close_conn(virt->conn);
+	pthread_mutex_lock(&virt->lock);
+	virConnectPtr conn = steal_ptr(virt->conn);
+	pthread_mutex_unlock(&virt->lock);
+	if (conn)
+		close_within(virt, conn, CLOSE_MS);
+	pthread_mutex_lock(&virt->lock);
+	bool used = virt->ops > 0;
+	pthread_mutex_unlock(&virt->lock);
+	if (used)
+		return;
 	pthread_mutex_destroy(&virt->lock);
 	free(virt->real);
 	free(virt->uri);
+	free(virt->root);
 	free(virt);
+}
+
+const char *virt_advice(const struct virt *virt)
+{
+	if (virt->embedded)
+		return "does QEMU stand still?";
+	if (virt->system)
+		return "does libvirtd, or QEMU, stand still? systemctl restart libvirtd ends no VM";
+	return "does libvirtd, or QEMU, stand still? When libvirtd is killed (its pid is in "
+	       "$XDG_RUNTIME_DIR/libvirt/libvirtd.pid), VMs go on, and the next use starts it";
 }
 
 const char *virt_uri(const struct virt *virt)
