@@ -581,7 +581,7 @@ test:
 	@$(MAKE) --no-print-directory image
 	@tests/run-unit $(O)/san/bin/unit
 	tests/integration/run
-	tests/faults/run --runs 1
+	tests/faults/run --runs 1 --sample
 
 deps:
 	@scripts/deps
