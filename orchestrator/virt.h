@@ -44,11 +44,11 @@ struct virt_patience {
 	unsigned running_ms; /* shall answer libvirt within this time. Until then libvirt may be
 				finding out what QEMU can do, for four minutes */
 };
-/* Start a transient domain. What the error's code means: ERR_STATE the vsock CID is taken (pick
- * another); ERR_LIMIT no memory; ERR_NOT_FOUND the emulator is missing; ERR_TIMEOUT and
- * ERR_CANCELLED: it may still come to be, and is destroyed then; where the connection was lost too,
- * by nobody (virt_find()); else ERR_UNAVAILABLE. */
-struct virt_domain *virt_create(struct virt *virt, const char *xml,
+/* Start a transient domain, whose XML has that name. What the error's code means: ERR_STATE the
+ * vsock CID is taken (pick another); ERR_LIMIT no memory; ERR_NOT_FOUND the emulator is missing;
+ * ERR_TIMEOUT and ERR_CANCELLED: it may still come to be, and is destroyed then; where the
+ * connection was lost too, by nobody (virt_find()); else ERR_UNAVAILABLE. */
+struct virt_domain *virt_create(struct virt *virt, const char *name, const char *xml,
 	const struct virt_patience *patience, struct error **err);
 /* A domain that runs, with that owner in its metadata; ERR_NOT_FOUND: libvirt has none. 30 seconds
  * at most. */

@@ -241,31 +241,143 @@ static void on_close(virConnectPtr conn, int reason, void *opaque)
 			reason >= 0 && (size_t)reason < ARRAY_SIZE(why) ? why[reason] : "?");
 }
 
-void virt_give_up(struct virt *virt, virConnectPtr conn)
+static int on_lifecycle(virConnectPtr conn, virDomainPtr dom, int event, int detail, void *opaque)
+{
+	struct virt *virt = opaque;
+	const char *name = virDomainGetName(dom);
+
+	(void)conn;
+	if (name)
+		virt_note_event(virt, name, event, detail);
+	return 0;
+}
+
+/* Under the lock. The event of its loss may be on its way still. */
+static bool is_connected(const struct virt *virt)
+{
+	return virt->conn && !virt->lost && virConnectIsAlive(virt->conn) == 1;
+}
+
+static virConnectPtr take_idle(struct virt *virt)
 {
 	pthread_mutex_lock(&virt->lock);
-	bool news = conn == virt->conn && !virt->lost;
+	virConnectPtr conn = virt->n_idle ? virt->idle[--virt->n_idle] : NULL;
+	pthread_mutex_unlock(&virt->lock);
+	return conn;
+}
+
+/* A call failed, and libvirtd with it, before the other connection noticed. */
+static void give_up(struct virt *virt, unsigned generation)
+{
+	pthread_mutex_lock(&virt->lock);
+	bool news = generation == virt->generation && !virt->lost;
 	virt->lost = virt->lost || news;
 	pthread_mutex_unlock(&virt->lock);
 	if (news)
-		log_warn("libvirt", "the connection to %s is given up: nothing is answered",
-			virt->uri);
+		log_warn("libvirt", "the connection to %s is lost: a call failed", virt->uri);
 }
 
-/* Domains have references of their own; the last one closes it. */
-static void run_close(struct virt_op *op)
+virConnectPtr virt_take_conn(struct virt *virt, unsigned *ret_generation, struct error **err)
 {
-	virConnectUnregisterCloseCallback(op->conn, on_close);
-	virConnectClose(steal_ptr(op->conn));
+	virConnectPtr conn = NULL;
+
+	pthread_mutex_lock(&virt->lock);
+	bool lost = !is_connected(virt);
+	*ret_generation = virt->generation;
+	if (!lost && virt->embedded) {
+		conn = virt->conn;
+		virConnectRef(conn);
+	}
+	pthread_mutex_unlock(&virt->lock);
+	if (lost) {
+		error_set(err, ERR_UNAVAILABLE, "%s: the connection to libvirt is lost", virt->uri);
+		return NULL;
+	}
+	while (!conn && (conn = take_idle(virt)) && virConnectIsAlive(conn) != 1)
+		virConnectClose(steal_ptr(conn));
+	if (!conn && !(conn = virConnectOpen(virt->real))) {
+		fail_advising(err, "connecting", virt->system);
+		error_wrap(err, "%s", virt->uri);
+		give_up(virt, *ret_generation);
+	}
+	return conn;
 }
 
-/* Takes conn, which may be NULL. */
-static struct virt_op *close_op(struct virt *virt, virConnectPtr conn)
+void virt_give_conn(struct virt *virt, virConnectPtr conn, unsigned generation)
 {
-	struct virt_op *op = virt_op_new(virt, "virConnectClose", run_close);
+	bool alive = virConnectIsAlive(conn) == 1;
 
-	op->conn = conn;
-	return op;
+	if (!alive)
+		give_up(virt, generation);
+	pthread_mutex_lock(&virt->lock);
+	if (alive && !virt->embedded && !virt->lost && generation == virt->generation &&
+		virt->n_idle < VIRT_IDLE_MAX)
+		virt->idle[virt->n_idle++] = steal_ptr(conn);
+	pthread_mutex_unlock(&virt->lock);
+	if (conn)
+		virConnectClose(conn);
+}
+
+/* What a connection leaves behind is given back by calls, which nobody waits for long: the process
+ * may be at its end, or libvirtd stand still. */
+struct leftover {
+	struct virt *virt;
+	virConnectPtr conn, idle[VIRT_IDLE_MAX]; /* owned */
+	unsigned n_idle;
+	int event_id;
+};
+
+static void run_close(void *arg)
+{
+	struct leftover *left = arg;
+
+	for (unsigned i = 0; i < left->n_idle; i++)
+		virConnectClose(left->idle[i]);
+	/* It has a reference too. */
+	if (left->event_id >= 0)
+		virConnectDomainEventDeregisterAny(left->conn, left->event_id);
+	if (left->conn) {
+		virConnectUnregisterCloseCallback(left->conn, on_close);
+		virConnectClose(left->conn);
+	}
+	pthread_mutex_lock(&left->virt->lock);
+	left->virt->ops--;
+	pthread_mutex_unlock(&left->virt->lock);
+}
+
+static void close_leftover(struct leftover *left, unsigned timeout_ms)
+{
+	struct bounded *bounded = bounded_start(run_close, free, left, NULL);
+
+	/* Without a thread all stays open. */
+	if (!bounded)
+		return;
+	if (bounded_wait(bounded, now_mono_usec() + UINT64_C(1000) * timeout_ms, -1, -1) ==
+			BOUNDED_RETURNED ||
+		!bounded_leave(bounded))
+		free(left);
+}
+
+/* Put conn (taken; may be NULL) in the place of the one before, with all that belonged to that. */
+static void replace_conn(struct virt *virt, virConnectPtr conn, unsigned timeout_ms)
+{
+	struct leftover *left = xcalloc(1, sizeof(*left));
+
+	left->virt = virt;
+	pthread_mutex_lock(&virt->lock);
+	left->conn = virt->conn;
+	left->event_id = virt->event_id;
+	memcpy(left->idle, virt->idle, sizeof(left->idle));
+	left->n_idle = virt->n_idle;
+	virt->n_idle = 0;
+	virt->conn = conn;
+	virt->event_id = -1;
+	virt->lost = false;
+	virt->generation++;
+	virt->ops++;
+	pthread_mutex_unlock(&virt->lock);
+	/* Under no lock of ours: libvirt holds one of its own while it calls on_close(). */
+	close_leftover(left, timeout_ms);
 }
 
 /* What has to be there before the first connection of this process. */
@@ -299,16 +411,15 @@ int virt_connect(struct virt *virt, struct error **err)
 		fail_advising(err, "connecting", virt->system);
 		return error_wrap(err, "%s", virt->uri);
 	}
+	replace_conn(virt, conn, 0);
+	int id = virConnectDomainEventRegisterAny(conn, NULL, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+		VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle), virt, NULL);
 	pthread_mutex_lock(&virt->lock);
-	virConnectPtr old = virt->conn;
-	virt->conn = conn;
-	virt->lost = false;
+	virt->event_id = id;
 	pthread_mutex_unlock(&virt->lock);
-	/* Under no lock of ours: libvirt holds one of its own while it calls on_close(). */
-	if (old)
-		virt_op_leave_alone(close_op(virt, old));
 	if (!virt->embedded) {
 		virConnectRegisterCloseCallback(conn, on_close, virt, NULL);
+		/* Last: no call is made on it from here on. */
 		virConnectSetKeepAlive(conn, KEEPALIVE_S, KEEPALIVE_COUNT);
 	}
 	return 0;
@@ -316,27 +427,10 @@ int virt_connect(struct virt *virt, struct error **err)
 
 bool virt_is_connected(struct virt *virt)
 {
-	virConnectPtr conn = virt_conn(virt, NULL);
-
-	if (conn)
-		virConnectClose(conn);
-	return conn != NULL;
-}
-
-virConnectPtr virt_conn(struct virt *virt, struct error **err)
-{
-	virConnectPtr conn = NULL;
-
 	pthread_mutex_lock(&virt->lock);
-	/* The event may be on its way still. */
-	if (virt->conn && !virt->lost && virConnectIsAlive(virt->conn) == 1) {
-		conn = virt->conn;
-		virConnectRef(conn);
-	}
+	bool connected = is_connected(virt);
 	pthread_mutex_unlock(&virt->lock);
-	if (!conn)
-		error_set(err, ERR_UNAVAILABLE, "%s: the connection to libvirt is lost", virt->uri);
-	return conn;
+	return connected;
 }
 
 struct virt *virt_new(const char *uri, const char *embed_root)
@@ -345,6 +439,8 @@ struct virt *virt_new(const char *uri, const char *embed_root)
 	bool ours = str_eq(uri, "embed") || str_eq(uri, "qemu:///embed");
 
 	pthread_mutex_init(&virt->lock, NULL);
+	pthread_mutex_init(&virt->domains_lock, NULL);
+	virt->event_id = -1;
 	virt->root = ours ? xstrdup(embed_root) : NULL;
 	virt->real = ours ? str_printf("qemu:///embed?root=%s", embed_root) : xstrdup(uri);
 	virt->uri = xstrdup(ours ? "qemu:///embed" : uri);
@@ -354,29 +450,18 @@ struct virt *virt_new(const char *uri, const char *embed_root)
 	return virt;
 }
 
-static void close_within(struct virt *virt, virConnectPtr conn, unsigned timeout_ms)
-{
-	struct virt_op *op = close_op(virt, conn);
-
-	virt_op_call(&op, timeout_ms, NULL);
-	virt_op_free(op);
-}
-
 void virt_close(struct virt *virt)
 {
 	if (!virt)
 		return;
-	pthread_mutex_lock(&virt->lock);
-	virConnectPtr conn = steal_ptr(virt->conn);
-	pthread_mutex_unlock(&virt->lock);
-	if (conn)
-		close_within(virt, conn, CLOSE_MS);
+	replace_conn(virt, NULL, CLOSE_MS);
 	pthread_mutex_lock(&virt->lock);
 	bool used = virt->ops > 0;
 	pthread_mutex_unlock(&virt->lock);
 	if (used)
 		return;
 	pthread_mutex_destroy(&virt->lock);
+	pthread_mutex_destroy(&virt->domains_lock);
 	free(virt->real);
 	free(virt->uri);
 	free(virt->root);

@@ -181,7 +181,7 @@ static int start_domain_with_cid(struct vm *vm, struct error **err)
 		.running_ms = MAX(vm->host->config->boot_timeout_ms, LIBVIRT_START_MS),
 	};
 	_cleanup_error_ struct error *failed = NULL;
-	vm->domain = virt_create(vm->host->virt, xml, &patience, &failed);
+	vm->domain = virt_create(vm->host->virt, vm->facts.domain, xml, &patience, &failed);
 	if (vm->domain)
 		return 0;
 	vm->unsure = failed->code == ERR_TIMEOUT || failed->code == ERR_CANCELLED ||

@@ -191,8 +191,10 @@ if [[ ${FAULT_SAMPLE:-} ]]; then
 fi
 for ((run = 1; run <= FAULT_RUNS; run++)); do
 	for fault in "${all[@]}"; do
-		begun=$SECONDS
+		begun=$SECONDS daemon=$(daemon_pid)
 		"$fault"
+		[[ $fault == the_daemon_* ]] ||
+			expect_equal "the daemon's pid" "$daemon" "$(daemon_pid)"
 		printf '%s %s: ok, %s s\n' "$run" "$fault" $((SECONDS - begun))
 	done
 done
