@@ -83,10 +83,11 @@ static int find_domain(struct vm *vm, pid_t qemu, uint64_t qemu_start, struct er
 	if (vm->domain)
 		return 0;
 	_cleanup_close_ int fd = process_open(qemu, qemu_start);
-	if (failed->code == ERR_NOT_FOUND || fd < 0)
-		return error_move(err, steal_ptr(failed));
-	log_warn(vm->facts.id, "taken up without libvirt: %s", failed->text);
-	return 0;
+	if (failed->code != ERR_NOT_FOUND && fd >= 0) {
+		log_warn(vm->facts.id, "taken up without libvirt: %s", failed->text);
+		return 0;
+	}
+	return error_move(err, steal_ptr(failed));
 }
 
 static int take_up(struct vm *vm, const struct vm_note *note, struct error **err)

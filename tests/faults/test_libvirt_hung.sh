@@ -85,7 +85,7 @@ a_start_fails_in_the_end() {
 	wait_until 60 second_attempt "$retried"
 	go_on
 	expect_exit 0 orc wait --timeout 150s "$retried"
-	expect_equal "the second attempt's output" done "$(cat "$(job_dir "$retried")/stdout")"
+	expect_equal "the second attempt's output" "done" "$(cat "$(job_dir "$retried")/stdout")"
 	expect_equal "the first one's outcome" infra "$(field "$retried" '.earlier_attempts[0].outcome')"
 	all_gone
 }
