@@ -207,6 +207,7 @@ int host_check_memory(uint64_t bytes, struct error **err)
 
 /* Somebody waits for the daemon. */
 #define SWEEP_CONNECT_MS 10000
+#define SWEEP_DESTROY_MS 20000
 
 struct sweep {
 	struct host *host;
@@ -237,7 +238,7 @@ static void destroy_left(void *arg, struct virt_domain *domain, const char *name
 		return;
 	}
 	log_info("host", "destroying %s, left behind by a daemon that is gone", name);
-	if (!sweep->failed && virt_destroy(domain, NULL, NULL, &err) == 0)
+	if (!sweep->failed && virt_destroy(domain, SWEEP_DESTROY_MS, NULL, NULL, &err) == 0)
 		return;
 	sweep->failed = true;
 	log_warn("host", "%s: %s", name, err ? err->text : "later");

@@ -25,6 +25,11 @@
 #define TIDY_WAIT_MS	3000
 #define TIDY_SOON	20
 #define TIDY_LONG_MS	30000
+/* A libvirtd that was started again waits half a minute for the QEMU that we killed. Each call that
+ * is left to itself may keep one of its twenty threads: the next one comes ever later. */
+#define TIDY_DESTROY_MS	  60000
+#define TIDY_AGAIN_USEC	  UINT64_C(60000000)
+#define TIDY_LONGEST_USEC UINT64_C(1200000000)
 /* A libvirtd that stood still finds our order in its socket when it goes on, and carries it out
  * although nobody waits: so that there is no such domain is sure when this has passed. */
 #define ABSENT_USEC UINT64_C(15000000)
@@ -35,6 +40,7 @@ struct host_doomed {
 	char id[32];
 	uint64_t absent_usec; /* when libvirt first said that there is none; 0: it has not */
 	bool told;	      /* that it is not done yet */
+	uint64_t not_before, wait_usec;
 };
 
 void host_forget_domains(struct host *host)
@@ -56,7 +62,7 @@ static int destroy_domain(
 	*ret_absent = !domain && failed->code == ERR_NOT_FOUND;
 	if (!domain)
 		return *ret_absent ? 0 : error_move(err, steal_ptr(failed));
-	int r = virt_destroy(domain, NULL, NULL, err);
+	int r = virt_destroy(domain, TIDY_DESTROY_MS, NULL, NULL, err);
 	virt_domain_free(domain);
 	if (r == 0)
 		log_info("host", "%s: its domain is destroyed", vm_id);
@@ -103,7 +109,8 @@ static void destroy_all_doomed(struct host *host)
 		struct host_doomed *doomed = all;
 
 		all = doomed->next;
-		int r = destroy_doomed(host, doomed, &err);
+		int r = now_mono_usec() < doomed->not_before ? 0
+							     : destroy_doomed(host, doomed, &err);
 		if (r > 0) {
 			free(doomed);
 			continue;
@@ -111,6 +118,11 @@ static void destroy_all_doomed(struct host *host)
 		if (r < 0 && !doomed->told)
 			log_info("host", "%s is destroyed later: %s", doomed->id, err->text);
 		doomed->told |= r < 0;
+		if (r < 0 && err->code == ERR_TIMEOUT && virt_is_connected(host->virt)) {
+			doomed->wait_usec =
+				MIN(MAX(2 * doomed->wait_usec, TIDY_AGAIN_USEC), TIDY_LONGEST_USEC);
+			doomed->not_before = now_mono_usec() + doomed->wait_usec;
+		}
 		doomed->next = left;
 		left = doomed;
 	}

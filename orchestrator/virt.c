@@ -26,7 +26,6 @@ struct virt_domain {
 #define CANCEL_MS	2000
 #define FIND_MS		30000
 #define LIST_MS		25000
-#define DESTROY_MS	20000
 #define DESTROY_SLOW_MS 3000
 #define XML_MS		5000
 #define LABEL_MS	5000
@@ -343,19 +342,19 @@ struct virt_domain *virt_find(
 	return virt_op_call(&op, FIND_MS, err) == 0 ? domain_new(virt, name) : NULL;
 }
 
-int virt_destroy(struct virt_domain *domain, void (*slow)(void *arg), void *arg, struct error **err)
+int virt_destroy(struct virt_domain *domain, unsigned timeout_ms, void (*slow)(void *arg),
+	void *arg, struct error **err)
 {
 	_cleanup_op_ struct virt_op *op = domain_op(domain, "virDomainDestroy", run_destroy);
 
 	if (virt_op_start(op, err) < 0)
 		return -1;
+	uint64_t end = op->begun_usec + UINT64_C(1000) * timeout_ms;
 	uint64_t slow_end = op->begun_usec + UINT64_C(1000) * DESTROY_SLOW_MS;
-	enum bounded_answer answer = virt_op_wait(op, slow_end, -1, -1);
+	enum bounded_answer answer = virt_op_wait(op, MIN(slow_end, end), -1, -1);
 	if (answer != BOUNDED_RETURNED) {
 		if (slow)
 			slow(arg);
-		uint64_t end = slow ? now_mono_usec() + UINT64_C(1000) * DESTROY_SLOW_MS
-				    : op->begun_usec + UINT64_C(1000) * DESTROY_MS;
 		answer = virt_op_wait(op, end, -1, -1);
 	}
 	return answer == BOUNDED_RETURNED ? virt_op_end(op, err) : virt_op_leave(&op, err);

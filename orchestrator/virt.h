@@ -55,9 +55,9 @@ struct virt_domain *virt_create(struct virt *virt, const char *name, const char 
 struct virt_domain *virt_find(
 	struct virt *virt, const char *name, const char *owner, struct error **err);
 /* End it at once. A domain that is gone already is success. If libvirt has not done so after three
- * seconds, slow(arg) is called (NULL: nobody), which may help; 20 seconds at most. */
-int virt_destroy(
-	struct virt_domain *domain, void (*slow)(void *arg), void *arg, struct error **err);
+ * seconds, slow(arg) is called (NULL: nobody), which may help. */
+int virt_destroy(struct virt_domain *domain, unsigned timeout_ms, void (*slow)(void *arg),
+	void *arg, struct error **err);
 void virt_domain_free(struct virt_domain *domain);
 
 /* Why a domain stopped; VIRT_RUNNING while it has not. */

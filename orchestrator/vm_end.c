@@ -11,6 +11,8 @@
 
 #define QEMU_END_MS 10000
 #define KILL_END_MS 5000
+/* Three seconds of it before QEMU is killed. */
+#define DESTROY_MS 8000
 
 /* Nothing in it is worth saving. */
 static void kill_qemu(const struct vm *vm)
@@ -43,7 +45,7 @@ static void end_domain(struct vm *vm)
 	 * QEMU is our descendant we are faster. */
 	if (!vm->domain || virt_is_embedded(virt) || !virt_is_connected(virt))
 		kill_qemu(vm);
-	if (vm->domain && virt_destroy(vm->domain, kill_slow, vm, &err) < 0) {
+	if (vm->domain && virt_destroy(vm->domain, DESTROY_MS, kill_slow, vm, &err) < 0) {
 		log_warn(vm->facts.id, "%s", err->text);
 		vm->unsure = true;
 		kill_qemu(vm);

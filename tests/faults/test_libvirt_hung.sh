@@ -19,7 +19,7 @@ go_on() {
 }
 
 all_gone() {
-	wait_until 120 nothing_left
+	wait_until 240 nothing_left
 }
 
 # within SECONDS COMMAND...: it does not take longer.
