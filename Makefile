@@ -444,7 +444,7 @@ unit-programs: $(UNIT_BIN)
 
 # The units that have threads, under TSan. gRPC itself is not instrumented (tests/tsan.supp); TSan wants
 # an address space that is not random.
-TSAN_TESTS := test_control test_control_logs test_guest test_jobs test_jobs_pool test_serve \
+TSAN_TESTS := test_bounded test_control test_control_logs test_guest test_jobs test_jobs_pool test_serve \
 	test_store_queue test_vm_watch
 .PHONY: tsan
 tsan:

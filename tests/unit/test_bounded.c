@@ -15,7 +15,7 @@
 struct work {
 	int go_fd;   /* the call returns once this is readable */
 	int fate_fd; /* readable when late() was called */
-	bool ran;
+	atomic_bool ran;
 	atomic_int lates;
 };
 
