@@ -8,7 +8,7 @@
 
 #include "common/log.h"
 #include "common/util.h"
-#include "orchestrator/host.h"
+#include "orchestrator/host_private.h"
 #include "orchestrator/process.h"
 
 #define CONNECT_TIMEOUT_MS 60000

@@ -590,3 +590,9 @@ int vm_fill_wall(struct vm *vm, struct job_wall *wall, struct error **err)
 	return domain_xml_devices(
 		xml, &wall->devices, &wall->n_devices, &wall->network_interface, err);
 }
+
+void vm_fill_wall_again(struct vm *vm, struct job_wall *wall)
+{
+	if (!wall->accelerator && virt_is_connected(vm->host->virt))
+		vm_fill_wall(vm, wall, NULL);
+}

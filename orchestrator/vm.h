@@ -4,11 +4,12 @@
 #pragma once
 
 #include "common/worker_proof.h"
-#include "orchestrator/host.h"
 #include "orchestrator/image.h"
+#include "orchestrator/vm_facts.h"
 #include "orchestrator/vm_note.h"
 
 struct domain_bench; /* domain_xml.h */
+struct host;
 
 /* Borrowed, with all it points to, until vm_destroy(). */
 struct vm_order {
@@ -67,6 +68,8 @@ int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error 
 enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err);
 /* The devices of the live domain. */
 int vm_fill_wall(struct vm *vm, struct job_wall *wall, struct error **err);
+/* Once more, if libvirt did not answer then, and seems to now. */
+void vm_fill_wall_again(struct vm *vm, struct job_wall *wall);
 /* End QEMU, whatever state the VM is in. on_end (may be NULL) is called before this returns, on any
  * thread, as soon as the process is gone: libvirt is slower to notice. It is not called where the
  * end is not seen. */
