@@ -495,10 +495,10 @@ $(BIN)/tests/scheduler_bench: $(call obj,tests/bench/scheduler_bench.c) $(OBJ)/l
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
-$(OBJ)/tests/bench/store_bench.o $(OBJ)/tests/bench/store_bench_pg.o: \
-	CPPFLAGS += -I/usr/include/postgresql
-$(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store_bench_pg.c) \
-		$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c) $(OBJ)/liborchestrator.a \
+$(OBJ)/tests/bench/store_bench_pg.o: CPPFLAGS += -I/usr/include/postgresql
+$(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store_bench_pg.c \
+		tests/bench/store_bench_socket.c) $(FAKE_ATTEMPT) \
+		$(call obj,tests/unit/control_fixture.c) $(OBJ)/liborchestrator.a \
 		$(OBJ)/libcommon.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
