@@ -251,6 +251,7 @@ UNIT_TESTS := \
 	tests/unit/test_retry.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
+	tests/unit/test_rpc_later.c \
 	tests/unit/test_rpc_loss.c \
 	tests/unit/test_rpc_poll.c \
 	tests/unit/test_run_exit.c \

@@ -253,7 +253,7 @@ static _Noreturn void layer_serve(enum subject subject, int fd)
 	rpc_init();
 	struct rpc_server *server = rpc_server_new(services, 1, NULL, &rpc_limits_guest, &err);
 	if (server && subject == LAYER)
-		rpc_server_set_quick(server, &worker_addition);
+		rpc_server_set_quick(server, &worker_addition, NULL);
 	if (!server || rpc_server_add(server, fd, NULL, NULL, &err) < 0)
 		die(err->text);
 	for (;;)
