@@ -73,6 +73,7 @@ ORCHESTRATOR := \
 	orchestrator/control_retry.c \
 	orchestrator/control_submit.c \
 	orchestrator/control_submit_many.c \
+	orchestrator/control_submit_plain.c \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \

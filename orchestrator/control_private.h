@@ -6,6 +6,8 @@
 #include "orchestrator/daemon.h"
 
 int control_handle_submit(struct rpc_call *call, void *daemon, struct error **err);
+/* Quick: see control_submit_plain.c. */
+int control_submit_plain(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_submit_many(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_logs(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_result(struct rpc_call *call, void *daemon, struct error **err);
@@ -77,10 +79,12 @@ int control_promise(struct daemon *daemon, struct job_record *record, char ret_i
 bool control_watch(struct daemon *daemon, const char *id, struct watch *watch);
 void control_unwatch(struct daemon *daemon, struct watch *watch);
 
-/* What the two ways to submit share (control_submit.c). */
+/* What the ways to submit share (control_submit.c). */
 /* Is there room for jobs at all? */
 int submit_check_disk(const struct config *config, struct error **err);
 /* What can be refused of one job by its description alone. key may be NULL. */
+int submit_check_spec(const Job__V1__Spec *spec, const char *key, struct error **err);
+/* The same, and whether there is such an image. */
 int submit_check_job(
 	struct daemon *daemon, const Job__V1__Spec *spec, const char *key, struct error **err);
 /* The record of a new job that was found well; owned by the caller. */
