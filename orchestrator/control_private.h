@@ -8,6 +8,9 @@
 int control_handle_submit(struct rpc_call *call, void *daemon, struct error **err);
 /* Quick: see control_submit_plain.c. */
 int control_submit_plain(struct rpc_call *call, void *daemon, struct error **err);
+/* Quick: what the loop's state tells at once. */
+int control_get_job_quick(struct rpc_call *call, void *daemon, struct error **err);
+int control_info_quick(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_submit_many(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_logs(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_result(struct rpc_call *call, void *daemon, struct error **err);
@@ -59,6 +62,8 @@ int control_get(struct daemon *daemon, const char *id, struct job_record **ret,
 /* Attempt n of the job, with what the job has in common; 0: as control_get(). */
 int control_get_attempt(struct daemon *daemon, const char *id, unsigned n, struct job_record **ret,
 	struct error **err);
+/* False: no attempt of the job's was followed by another. */
+bool control_may_have_earlier(const struct job_record *record);
 /* The attempts that another followed, into the message of the job. */
 void control_add_earlier(
 	struct daemon *daemon, const struct job_record *record, Control__V1__JobInfo *info);

@@ -27,13 +27,15 @@
 #define CALL_MS	      60000
 
 /* What a client's process has of its parent. */
-#define FD_GO	3 /* ends when all may begin */
-#define FD_SAYS 4 /* a double when it is connected, and the seconds of processor time at the end   \
-		   */
+#define FD_GO 3 /* ends when all may begin */
+#define FD_SAYS                                                                                    \
+	4 /* a double when it is connected, and the seconds of processor time at the end           \
+	   */
 
 struct socket_bench {
 	struct fixture *fixture;
 	Job__V1__Spec *spec;
+	const char *job; /* the one that runs */
 	size_t each;
 	size_t batch; /* jobs in a message of a stream */
 };
@@ -62,47 +64,68 @@ static void report_socket(
 
 /* --- a call for each job --------------------------------------------------------------------- */
 
+static void call_often(struct rpc_peer *peer, const struct rpc_method *method,
+	const ProtobufCMessage *request, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		struct error *err = NULL;
+		ProtobufCMessage *reply = NULL;
+
+		if (rpc_unary(peer, method, request, CALL_MS, &reply, &err) < 0)
+			die(method->path, err->text);
+		rpc_message_free(reply);
+	}
+}
+
 static void submit_calls(struct rpc_peer *peer, Job__V1__Spec *spec, size_t n)
 {
 	Control__V1__SubmitRequest request = CONTROL__V1__SUBMIT_REQUEST__INIT;
 
 	request.spec = spec;
-	for (size_t i = 0; i < n; i++) {
-		struct error *err = NULL;
-		ProtobufCMessage *reply = NULL;
-
-		if (rpc_unary(peer, &control_submit, &request.base, CALL_MS, &reply, &err) < 0)
-			die("submit", err->text);
-		rpc_message_free(reply);
-	}
+	call_often(peer, &control_submit, &request.base, n);
 }
 
-/* store_bench client DIR EACH */
+/* what: submit, info, or the id of a job that is asked for. */
+static void make_calls(struct rpc_peer *peer, Job__V1__Spec *spec, char *what, size_t n)
+{
+	Control__V1__InfoRequest info = CONTROL__V1__INFO_REQUEST__INIT;
+	Control__V1__JobRequest get = CONTROL__V1__JOB_REQUEST__INIT;
+
+	get.id = what;
+	if (str_eq(what, "submit"))
+		submit_calls(peer, spec, n);
+	else if (str_eq(what, "info"))
+		call_often(peer, &control_info, &info.base, n);
+	else
+		call_often(peer, &control_get_job, &get.base, n);
+}
+
+/* store_bench client DIR WHAT EACH */
 void client_main(int argc, char **argv)
 {
 	struct fixture fixture = {.daemon = 0};
 	double cpu = 0;
 	char c;
 
-	if (argc != 4 || strcmp(argv[1], "client") != 0)
+	if (argc != 5 || strcmp(argv[1], "client") != 0)
 		return;
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	snprintf(fixture.dir, sizeof(fixture.dir), "%s", argv[2]);
 	rpc_init();
 	struct rpc_peer *peer = fixture_connect(&fixture);
 	Job__V1__Spec *spec = make_spec();
-	submit_calls(peer, spec, 1);
+	make_calls(peer, spec, argv[3], 1);
 	if (write(FD_SAYS, &cpu, sizeof(cpu)) < 0 || read(FD_GO, &c, 1) < 0)
 		die("client", "the parent is gone");
 	double before = cpu_of(getpid());
-	submit_calls(peer, spec, strtoul(argv[3], NULL, 10));
+	make_calls(peer, spec, argv[3], strtoul(argv[4], NULL, 10));
 	cpu = cpu_of(getpid()) - before;
 	if (write(FD_SAYS, &cpu, sizeof(cpu)) < 0)
 		die("client", "the parent is gone");
 	_exit(0);
 }
 
-static pid_t start_client(const struct socket_bench *b, int go, int says)
+static pid_t start_client(const struct socket_bench *b, const char *call, int go, int says)
 {
 	_cleanup_free_ char *each = str_printf("%zu", b->each);
 	pid_t pid = fork();
@@ -116,7 +139,7 @@ static pid_t start_client(const struct socket_bench *b, int go, int says)
 	says = fcntl(says, F_DUPFD_CLOEXEC, 10);
 	dup2(go, FD_GO);
 	dup2(says, FD_SAYS);
-	execl("/proc/self/exe", "store_bench", "client", b->fixture->dir, each, NULL);
+	execl("/proc/self/exe", "store_bench", "client", b->fixture->dir, call, each, NULL);
 	_exit(99);
 }
 
@@ -132,7 +155,7 @@ static double hear_all(int fd, size_t n)
 	return sum;
 }
 
-static void bench_processes(struct socket_bench *b, size_t n, const char *what)
+static void bench_processes(struct socket_bench *b, size_t n, const char *call, const char *what)
 {
 	_cleanup_free_ pid_t *pids = xcalloc(n, sizeof(*pids));
 	int go[2], says[2];
@@ -140,7 +163,7 @@ static void bench_processes(struct socket_bench *b, size_t n, const char *what)
 	if (pipe2(go, O_CLOEXEC) < 0 || pipe2(says, O_CLOEXEC) < 0)
 		die("client", "no pipe");
 	for (size_t i = 0; i < n; i++)
-		pids[i] = start_client(b, go[0], says[1]);
+		pids[i] = start_client(b, call, go[0], says[1]);
 	close(go[0]);
 	close(says[1]);
 	hear_all(says[0], n);
@@ -274,11 +297,14 @@ static void bench_threads(
 static void bench_calls(struct socket_bench *b, size_t n)
 {
 	b->each = n / 10;
-	bench_processes(b, 1, "socket: submit, 1 client, one by one");
+	bench_processes(b, 1, "info", "socket: info, 1 client, one by one");
+	bench_processes(b, 1, b->job, "socket: get, 1 client, one by one");
+	bench_processes(b, 1, "submit", "socket: submit, 1 client, one by one");
 	b->each = n;
 	bench_threads(b, 1, on_the_way, "socket: submit, 1 client, 64 calls on their way");
 	b->each = n / CLIENTS;
-	bench_processes(b, CLIENTS, "socket: submit, 50 clients");
+	bench_processes(b, CLIENTS, b->job, "socket: get, 50 clients");
+	bench_processes(b, CLIENTS, "submit", "socket: submit, 50 clients");
 	bench_threads(b, CLIENTS, on_thread, "socket: submit, 50 clients, threads of a process");
 }
 
@@ -311,7 +337,7 @@ void bench_socket(size_t n)
 	fixture_submit_ok(f, id, "wait:/nonexistent", NULL);
 	fixture_until(f, id, CONTROL__V1__STATE__RUNNING);
 
-	struct socket_bench b = {.fixture = f, .spec = make_spec()};
+	struct socket_bench b = {.fixture = f, .spec = make_spec(), .job = id};
 	bench_calls(&b, n);
 	bench_streams(&b, n);
 	job__v1__spec__free_unpacked(b.spec, NULL);
