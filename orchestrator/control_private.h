@@ -1,5 +1,5 @@
-/* What the handlers of the control socket's calls share. All run on threads of the RPC server, and
- * reach the daemon's state through the loop and the store's queue. */
+/* What the handlers of the control socket's calls share. All but the quick ones run on threads of
+ * the RPC server, and reach the daemon's state through the loop and the store's queue. */
 #pragma once
 
 #include "common/rpc.h"

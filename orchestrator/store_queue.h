@@ -3,7 +3,8 @@
  * Group commit: whatever waits when the thread looks is done in one transaction, so that the price
  * of a commit - the disk's - is shared by all that came meanwhile. Nobody is told before the
  * commit; those of one batch are told in their order. Posted functions are told on the loop, so
- * that what is posted to the loop afterwards sees the effect of all of them.
+ * that what is posted to the loop afterwards sees the effect of all of them; those that only pass
+ * it on are told directly.
  */
 #pragma once
 
