@@ -140,11 +140,9 @@ void rpc_server_run_quick(void *arg)
 void rpc_server_answer_done(struct rpc_op *op, bool ok)
 {
 	struct rpc_call *call = op->call;
+	_cleanup_error_ struct error *error = steal_ptr(call->error);
 
 	(void)ok;
-	pthread_mutex_lock(&call->lock);
-	_cleanup_error_ struct error *error = steal_ptr(call->error);
-	pthread_mutex_unlock(&call->lock);
 	answer(call, error);
 	pthread_mutex_lock(&call->lock);
 	rpc_call_op_done(call);
