@@ -448,7 +448,7 @@ unit-programs: $(UNIT_BIN)
 # Not test_worker_executor: a job's init is a copy of the process, TSan's locks with it, and hangs.
 TSAN_TESTS := test_accel test_control test_control_logs test_control_many test_control_retry \
 	test_control_retry_logs test_control_submit test_guest test_host test_jobs test_jobs_pool \
-	test_log_file test_retention test_rpc test_rpc_hostile test_rpc_loss test_rpc_poll test_serve \
+	test_log_file test_retention test_rpc test_rpc_hostile test_rpc_later test_rpc_loss test_rpc_poll test_serve \
 	test_sock test_store_errors test_store_queue test_vm_watch test_worker_files test_worker_run \
 	test_worker_service
 tsan_options := ignore_noninstrumented_modules=1
