@@ -77,6 +77,7 @@ ORCHESTRATOR := \
 	orchestrator/control_retry.c \
 	orchestrator/control_submit.c \
 	orchestrator/control_submit_many.c \
+	orchestrator/control_submit_plain.c \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
@@ -263,6 +264,7 @@ UNIT_TESTS := \
 	tests/unit/test_retry.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
+	tests/unit/test_rpc_later.c \
 	tests/unit/test_rpc_loss.c \
 	tests/unit/test_rpc_poll.c \
 	tests/unit/test_run_exit.c \
@@ -451,7 +453,7 @@ unit-programs: $(UNIT_BIN)
 # Not test_worker_executor: a job's init is a copy of the process, TSan's locks with it, and hangs.
 TSAN_TESTS := test_accel test_bounded test_control test_control_logs test_control_many test_control_retry \
 	test_control_retry_logs test_control_submit test_guest test_host test_jobs test_jobs_pool \
-	test_log_file test_retention test_rpc test_rpc_hostile test_rpc_loss test_rpc_poll test_serve \
+	test_log_file test_retention test_rpc test_rpc_hostile test_rpc_later test_rpc_loss test_rpc_poll test_serve \
 	test_sock test_store_errors test_store_queue test_vm_watch test_worker_files test_worker_run \
 	test_worker_service
 tsan_options := ignore_noninstrumented_modules=1
@@ -551,10 +553,10 @@ $(BIN)/tests/scheduler_bench: $(call obj,tests/bench/scheduler_bench.c) $(OBJ)/l
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
-$(OBJ)/tests/bench/store_bench.o $(OBJ)/tests/bench/store_bench_pg.o: \
-	CPPFLAGS += -I/usr/include/postgresql
-$(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store_bench_pg.c) \
-		$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c) $(OBJ)/liborchestrator.a \
+$(OBJ)/tests/bench/store_bench_pg.o: CPPFLAGS += -I/usr/include/postgresql
+$(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store_bench_pg.c \
+		tests/bench/store_bench_socket.c) $(FAKE_ATTEMPT) \
+		$(call obj,tests/unit/control_fixture.c) $(OBJ)/liborchestrator.a \
 		$(OBJ)/libcommon.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
