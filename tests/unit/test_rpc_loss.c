@@ -40,6 +40,7 @@ static int play(const char *role, int fd)
 	/* Should the parent die, so does this. */
 	alarm(3 * PATIENCE_MS / 1000);
 	rpc_init();
+	child_is_up(fd);
 	return str_eq(role, "serve") ? serve(fd) : upload(fd);
 }
 
@@ -65,6 +66,7 @@ static struct child child_start(const char *role)
 	}
 	assert_true(child.pid > 0);
 	close(pair[1]);
+	child_wait_up(pair[0]);
 	return child;
 }
 

@@ -21,6 +21,7 @@ static int serve(int fd)
 	rpc_init();
 	fixture_start(&f, keepalive_limits());
 	rpc_server_set_quick(f.server, &worker_addition);
+	child_is_up(fd);
 	if (rpc_server_add(f.server, fd, &f.ev, count_close, NULL) < 0)
 		return 1;
 	events_wait_ms(&f.ev, &f.ev.closed, 1, 3 * PATIENCE_MS);
@@ -49,6 +50,7 @@ static struct child child_start(void)
 	}
 	assert_true(child.pid > 0);
 	close(pair[1]);
+	child_wait_up(pair[0]);
 	child.peer = rpc_peer_new(pair[0], "worker", &limits, NULL);
 	assert_non_null(child.peer);
 	return child;
