@@ -2,7 +2,7 @@
 # `orchestrator bench` when what it measures goes away under it: one clear error, and nothing left.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-need_image "$IMAGE"
+need_bench_image "$IMAGE"
 
 nothing_left() {
 	[[ ! -e $ORCHESTRATOR_STATE_DIR/bench && ! -e $ORCHESTRATOR_RUNTIME_DIR/bench ]] ||
