@@ -30,5 +30,10 @@ printf 'image: &a debian\nrun: *a\n' >alias.yaml
 expect_exit 2 orc validate alias.yaml
 head -c 70000 /dev/zero | tr '\0' '#' >long.yaml
 expect_exit 2 orc validate long.yaml
-expect_exit 125 orc submit no-such-file.yaml
+expect_exit 2 orc submit no-such-file.yaml
+expect_exit 2 orc run "$PWD"
+expect_match 'Is a directory' "$T/err"
+expect_exit 2 orc run ls
+expect_match "goes behind --, as in 'orchestrator run -- ls'" "$T/err"
+expect_exit 2 orc run no-such-file.yaml
 expect_match 'no-such-file.yaml' "$T/err"
