@@ -130,6 +130,7 @@ ORCHESTRATOR := \
 	orchestrator/vm_files.c \
 	orchestrator/vm_note.c \
 	orchestrator/vm_watch.c \
+	orchestrator/vm_worker.c \
 	orchestrator/vsock.c \
 	orchestrator/warm.c \
 	orchestrator/watch.c \
@@ -159,6 +160,7 @@ CLI := \
 	orchestrator/cli/list.c \
 	orchestrator/cli/logs.c \
 	orchestrator/cli/main.c \
+	orchestrator/cli/one_job.c \
 	orchestrator/cli/options.c \
 	orchestrator/cli/output.c \
 	orchestrator/cli/progress.c \
@@ -229,6 +231,7 @@ UNIT_TESTS := \
 	tests/unit/test_control_logs.c \
 	tests/unit/test_control_many.c \
 	tests/unit/test_control_retry.c \
+	tests/unit/test_control_retry_logs.c \
 	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_file_tree.c \
@@ -241,6 +244,7 @@ UNIT_TESTS := \
 	tests/unit/test_image_parts.c \
 	tests/unit/test_job.c \
 	tests/unit/test_jobs.c \
+	tests/unit/test_jobs_pool.c \
 	tests/unit/test_jobspec.c \
 	tests/unit/test_log_file.c \
 	tests/unit/test_pool.c \
@@ -248,6 +252,7 @@ UNIT_TESTS := \
 	tests/unit/test_queue.c \
 	tests/unit/test_remove_tree.c \
 	tests/unit/test_results.c \
+	tests/unit/test_retention.c \
 	tests/unit/test_retry.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
@@ -269,6 +274,7 @@ UNIT_TESTS := \
 	tests/unit/test_vsock_vring.c \
 	tests/unit/test_worker_executor.c \
 	tests/unit/test_worker_files.c \
+	tests/unit/test_worker_output.c \
 	tests/unit/test_worker_run.c \
 	tests/unit/test_worker_service.c \
 	tests/unit/test_worker_user.c \
@@ -415,12 +421,17 @@ $(BIN)/unit/%: tests/unit/%.c $(OBJ)/liborchestrator.a $(OBJ)/libworker.a $(OBJ)
 # These put a fake in the place of attempt.c and host.c: an object, so that it is found first.
 FAKE_ATTEMPT := $(call obj,tests/unit/fake_attempt.c)
 $(BIN)/unit/test_control $(BIN)/unit/test_control_logs $(BIN)/unit/test_control_many \
-$(BIN)/unit/test_control_retry $(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
+$(BIN)/unit/test_control_retry $(BIN)/unit/test_control_retry_logs \
+$(BIN)/unit/test_control_submit $(BIN)/unit/test_serve: \
 	$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c)
 $(BIN)/unit/test_store_errors: $(FAKE_ATTEMPT) \
 	$(call obj,tests/unit/control_fixture.c tests/unit/faulty_vfs.c)
-$(BIN)/unit/test_jobs: $(FAKE_ATTEMPT)
-$(BIN)/unit/test_store: $(call obj,tests/unit/store_conformance.c)
+$(BIN)/unit/test_jobs $(BIN)/unit/test_jobs_pool $(BIN)/unit/test_retention: \
+	$(FAKE_ATTEMPT) $(call obj,tests/unit/jobs_fixture.c)
+$(BIN)/unit/test_worker_executor $(BIN)/unit/test_worker_output: \
+	$(call obj,tests/unit/executor_fixture.c)
+$(BIN)/unit/test_store: $(call obj,tests/unit/store_fixture.c \
+	tests/unit/store_conformance_jobs.c tests/unit/store_conformance_lists.c)
 
 unit:
 	$(MAKE) SAN=1 unit-programs
@@ -430,7 +441,8 @@ unit-programs: $(UNIT_BIN)
 
 # The units that have threads, under TSan. gRPC itself is not instrumented (tests/tsan.supp); TSan wants
 # an address space that is not random.
-TSAN_TESTS := test_control test_control_logs test_guest test_jobs test_serve test_store_queue test_vm_watch
+TSAN_TESTS := test_control test_control_logs test_guest test_jobs test_jobs_pool test_serve \
+	test_store_queue test_vm_watch
 .PHONY: tsan
 tsan:
 	@$(MAKE) --no-print-directory SAN=thread $(TSAN_TESTS:%=$(O)/tsan/bin/unit/%)

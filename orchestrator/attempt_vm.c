@@ -9,10 +9,10 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/results.h"
+#include "orchestrator/vm_worker.h"
 #include "orchestrator/warm.h"
 
-#define CONNECT_TIMEOUT_MS 10000
-#define PING_TIMEOUT_MS	   3000
+#define PING_TIMEOUT_MS 3000
 
 static void on_vm_progress(
 	void *arg, const struct vm_facts *facts, enum job_stage reached, uint64_t usec)
@@ -182,19 +182,19 @@ static int take_warm(struct attempt *a)
 	return r;
 }
 
+static void connected(void *arg, struct guest *guest)
+{
+	FAILPOINT("hello.connected");
+	reachable(arg, guest);
+}
+
 static int hello(struct attempt *a)
 {
 	_cleanup_error_ struct error *err = NULL;
 	struct guest_hello said;
 	uint64_t announced = now_real_usec();
-	int fd = vm_connect(a->vm, WORKER_PORT, CONNECT_TIMEOUT_MS, &err);
-	struct guest *guest = fd < 0 ? NULL : guest_new(fd, vm_facts(a->vm)->id, &err);
 
-	FAILPOINT("hello.connected");
-	if (guest)
-		reachable(a, guest);
-	if (!guest || guest_hello(guest, vm_secret(a->vm), &said, &err) < 0) {
-		error_wrap(&err, "reaching the worker");
+	if (vm_reach_worker(a->vm, connected, a, &said, &err) < 0) {
 		if (err->code == ERR_UNAUTHENTICATED || err->code == ERR_STATE)
 			attempt_conclude_ours(a, OUTCOME_BOOT_FAILED, err);
 		else

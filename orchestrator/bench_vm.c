@@ -19,7 +19,7 @@
 #include "common/log.h"
 #include "orchestrator/domain_xml.h"
 #include "orchestrator/spawn.h"
-#include "orchestrator/vm.h"
+#include "orchestrator/vm_worker.h"
 
 #define DIAL_MS	   20000
 #define IO_SECONDS 30
@@ -167,11 +167,17 @@ static int check_kernel(const struct image *image, struct error **err)
 		image->name, image->name);
 }
 
+static void keep_guest(void *arg, struct guest *guest)
+{
+	struct bench_vm *vm = arg;
+
+	vm->guest = guest;
+}
+
 struct bench_vm *bench_vm_new(
 	struct config *config, const char *image_name, int cancel_fd, struct error **err)
 {
 	struct bench_vm *vm = xcalloc(1, sizeof(*vm));
-	int fd;
 
 	vm->lock = -1;
 	vm->image = image_find(config, image_name, err);
@@ -180,9 +186,7 @@ struct bench_vm *bench_vm_new(
 	vm->host = host_new(config, err);
 	if (!vm->host || host_sweep(vm->host, NULL, 0, err) < 0 || boot(vm, cancel_fd, err) < 0)
 		goto failed;
-	fd = bench_vm_dial(vm, BENCH_GRPC, BENCH_VSOCK, err);
-	vm->guest = fd < 0 ? NULL : guest_new(fd, "the benchmark's VM", err);
-	if (!vm->guest || guest_hello(vm->guest, vm_secret(vm->vm), &vm->hello, err) < 0)
+	if (vm_reach_worker(vm->vm, keep_guest, vm, &vm->hello, err) < 0)
 		goto failed;
 	return vm;
 failed:

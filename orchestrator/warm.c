@@ -8,13 +8,11 @@
 #include <sys/eventfd.h>
 
 #include "common/failpoint.h"
-#include "common/limits.h"
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/domain_xml.h"
-#include "orchestrator/vm.h"
+#include "orchestrator/vm_worker.h"
 
-#define CONNECT_TIMEOUT_MS 10000
 /* How long the reason for a loss may come after the loss. */
 #define SETTLE_MS   500
 #define STACK_BYTES (512 * KIB)
@@ -80,8 +78,10 @@ static void on_freed(void *arg)
  */
 
 /* Whoever orders it to leave interrupts what is under way. */
-static void reachable(struct warm *warm, struct guest *guest)
+static void reachable(void *arg, struct guest *guest)
 {
+	struct warm *warm = arg;
+
 	pthread_mutex_lock(&warm->lock);
 	warm->guest = guest;
 	if (warm->retired)
@@ -89,20 +89,16 @@ static void reachable(struct warm *warm, struct guest *guest)
 	pthread_mutex_unlock(&warm->lock);
 }
 
-static int reach_worker(struct warm *warm, struct error **err)
+/* Its worker proves itself, and has run a first program. */
+static int try_worker(struct warm *warm, struct error **err)
 {
 	struct guest_hello hello;
-	int fd = vm_connect(warm->vm, WORKER_PORT, CONNECT_TIMEOUT_MS, err);
-	struct guest *guest = fd < 0 ? NULL : guest_new(fd, vm_facts(warm->vm)->id, err);
 
-	if (!guest)
-		return -1;
-	reachable(warm, guest);
-	if (guest_hello(guest, vm_secret(warm->vm), &hello, err) < 0)
+	if (vm_reach_worker(warm->vm, reachable, warm, &hello, err) < 0)
 		return -1;
 	warm->wall.kernel = xstrdup(hello.kernel);
-	if (guest_rehearse(guest, err) < 0)
-		return -1;
+	if (guest_rehearse(warm->guest, err) < 0)
+		return error_wrap(err, "trying the worker");
 	return vm_fill_wall(warm->vm, &warm->wall, err);
 }
 
@@ -129,8 +125,8 @@ static int boot(struct warm *warm, struct error **err)
 	if (!warm->vm)
 		return -1;
 	FAILPOINT("warm.booted");
-	if (reach_worker(warm, err) < 0)
-		return error_wrap(err, "reaching the worker");
+	if (try_worker(warm, err) < 0)
+		return -1;
 	FAILPOINT("warm.proven");
 	vm_set_state(warm->vm, "idle");
 	return 0;

@@ -1,10 +1,8 @@
 #include "orchestrator/cli/attempt_view.h"
 
-#include "common/limits.h"
 #include "common/util.h"
 #include "orchestrator/cli/job_view.h"
 #include "orchestrator/job.h"
-#include "orchestrator/retry.h"
 
 const struct output_type attempt_columns = {
 	.name_key = "attempt",
@@ -19,21 +17,6 @@ const struct output_type attempt_columns = {
 			{.title = NULL},
 		},
 };
-
-int attempt_option(const struct cli *cli, uint32_t *ret)
-{
-	const char *text = cli_value(cli, "attempt");
-	char *end;
-
-	*ret = 0;
-	if (!text)
-		return 0;
-	unsigned long n = strtoul(text, &end, 10);
-	if (*text < '0' || *text > '9' || *end || n < 1 || n > LIMIT_ATTEMPTS + RETRY_MAX_STARTS)
-		return cli_usage(cli, "--attempt '%s': a number, the first one is 1", text);
-	*ret = (uint32_t)n;
-	return 0;
-}
 
 /* The job's own view of it, without what all attempts have in common. */
 static json_t *attempt_view(const Control__V1__JobInfo *info)

@@ -4,15 +4,6 @@
 #include "control.pb-c.h"
 #include "orchestrator/cli/output.h"
 
-/* For the options of a command that shows one attempt. */
-#define ATTEMPT_OPTION                                                                             \
-	{                                                                                          \
-		0, "attempt", "N", "of this attempt instead of the last one"                       \
-	}
-
-/* What --attempt says; 0: it is not given. Not a number: says so and returns EXIT_USAGE. */
-int attempt_option(const struct cli *cli, uint32_t *ret);
-
 extern const struct output_type attempt_columns;
 
 /* The job's earlier attempts, oldest first; a new reference. */

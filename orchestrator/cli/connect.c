@@ -235,15 +235,22 @@ int connect_call(struct rpc_peer *peer, const struct rpc_method *method, const v
 	return rpc_unary(peer, method, request, timeout_ms, ret_reply, err);
 }
 
-int connect_job(const struct cli *cli, char *id, uint32_t attempt, struct rpc_peer **ret_peer,
-	Control__V1__JobInfo **ret_info, struct error **err)
+int connect_list(struct rpc_peer *peer, const struct rpc_method *method,
+	const ProtobufCMessage *request, int reply_ms, json_t *(*view)(const ProtobufCMessage *),
+	json_t *rows, struct error **err)
 {
-	Control__V1__JobRequest request = CONTROL__V1__JOB_REQUEST__INIT;
+	struct rpc_call *call = rpc_open(peer, method, -1, err);
+	ProtobufCMessage *message;
+	int r = -1;
 
-	request.id = id;
-	request.has_attempt = attempt != 0;
-	request.attempt = attempt;
-	if (connect_daemon(cli, CONNECT_START, ret_peer, NULL, err) < 0)
+	if (!call)
 		return -1;
-	return connect_call(*ret_peer, &control_get_job, &request, CONNECT_CALL_MS, ret_info, err);
+	if (rpc_send(call, request, err) == 0 && rpc_close_send(call, err) == 0) {
+		while ((r = rpc_recv(call, reply_ms, &message, err)) > 0) {
+			json_array_append_new(rows, view(message));
+			rpc_message_free(message);
+		}
+	}
+	rpc_close(call);
+	return r;
 }

@@ -1,6 +1,8 @@
 /* The way to the daemon: connect to its control socket, and start it when nobody listens there. */
 #pragma once
 
+#include <jansson.h>
+
 #include "common/rpc.h"
 #include "control.pb-c.h"
 #include "orchestrator/cli/cli.h"
@@ -39,10 +41,11 @@ static inline void connect_closep(struct rpc_peer **peer)
 int connect_call(struct rpc_peer *peer, const struct rpc_method *method, const void *request,
 	int timeout_ms, void *ret_reply, struct error **err);
 
-/* A connection to a daemon, started if need be, and what it knows of one job, or of one
- * attempt of it (0: of the job). */
-int connect_job(const struct cli *cli, char *id, uint32_t attempt, struct rpc_peer **ret_peer,
-	Control__V1__JobInfo **ret_info, struct error **err);
+/* A call with one request and a stream of replies, each within reply_ms: rows gets view(reply), a
+ * new reference, of each. On failure -1, and rows has those that came before. */
+int connect_list(struct rpc_peer *peer, const struct rpc_method *method,
+	const ProtobufCMessage *request, int reply_ms, json_t *(*view)(const ProtobufCMessage *),
+	json_t *rows, struct error **err);
 
 /* Messages as locals. */
 static inline void message_freep(void *message)

@@ -25,37 +25,20 @@ static const struct output_type columns = {
 		},
 };
 
-static int collect(struct rpc_peer *peer, bool dry_run, json_t *rows, struct error **err)
+static json_t *view_expired(const ProtobufCMessage *message)
 {
-	Control__V1__GcRequest request = CONTROL__V1__GC_REQUEST__INIT;
-	struct rpc_call *call = rpc_open(peer, &control_gc, -1, err);
-	ProtobufCMessage *message;
-	int r = -1;
+	const Control__V1__GcReply *reply = (const Control__V1__GcReply *)message;
+	json_t *row = json_object();
 
-	if (!call)
-		return -1;
-	request.has_dry_run = true;
-	request.dry_run = dry_run;
-	if (rpc_send(call, &request.base, err) == 0 && rpc_close_send(call, err) == 0) {
-		while ((r = rpc_recv(call, REPLY_MS, &message, err)) > 0) {
-			const Control__V1__GcReply *reply = (const Control__V1__GcReply *)message;
-			json_t *row = json_object();
-
-			json_object_set_new(row, "id", output_string(reply->id));
-			json_object_set_new(
-				row, "finished", json_integer((json_int_t)reply->finished));
-			json_object_set_new(
-				row, "expired", json_integer((json_int_t)reply->expired));
-			json_array_append_new(rows, row);
-			rpc_message_free(message);
-		}
-	}
-	rpc_close(call);
-	return r;
+	json_object_set_new(row, "id", output_string(reply->id));
+	json_object_set_new(row, "finished", json_integer((json_int_t)reply->finished));
+	json_object_set_new(row, "expired", json_integer((json_int_t)reply->expired));
+	return row;
 }
 
 static int run(const struct cli *cli, int argc, char **argv)
 {
+	Control__V1__GcRequest request = CONTROL__V1__GC_REQUEST__INIT;
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_peer_ struct rpc_peer *peer = NULL;
 	struct output output = output_stdout(cli);
@@ -66,9 +49,11 @@ static int run(const struct cli *cli, int argc, char **argv)
 		return code;
 	if (connect_daemon(cli, CONNECT_START, &peer, NULL, &err) < 0)
 		return cli_fail(cli, steal_ptr(err));
+	request.has_dry_run = true;
+	request.dry_run = dry_run;
 	json_t *rows = json_array();
 	/* What went before a failure is gone, and is shown. */
-	int r = collect(peer, dry_run, rows, &err);
+	int r = connect_list(peer, &control_gc, &request.base, REPLY_MS, view_expired, rows, &err);
 	if (r == 0 || json_array_size(rows))
 		output_list(&output, &columns, rows);
 	if (r < 0)

@@ -38,27 +38,6 @@ static const struct output_type image_columns = {
 		},
 };
 
-/* Open a listing and take all of its replies. */
-static int collect(struct rpc_peer *peer, const struct rpc_method *method,
-	const ProtobufCMessage *request, json_t *(*view)(const ProtobufCMessage *), json_t *rows,
-	struct error **err)
-{
-	struct rpc_call *call = rpc_open(peer, method, -1, err);
-	int r = -1;
-
-	if (!call)
-		return -1;
-	if (rpc_send(call, request, err) == 0 && rpc_close_send(call, err) == 0) {
-		ProtobufCMessage *message;
-		while ((r = rpc_recv(call, RECORD_MS, &message, err)) > 0) {
-			json_array_append_new(rows, view(message));
-			rpc_message_free(message);
-		}
-	}
-	rpc_close(call);
-	return r;
-}
-
 static json_t *view_job(const ProtobufCMessage *message)
 {
 	return job_view((const Control__V1__JobInfo *)message);
@@ -134,7 +113,8 @@ static int list_jobs(const struct cli *cli, json_t *rows, struct error **err)
 	if (r == 0)
 		r = connect_daemon(cli, mode, &peer, NULL, err);
 	if (r == 0 && peer)
-		r = collect(peer, &control_list_jobs, &request.base, view_job, rows, err);
+		r = connect_list(
+			peer, &control_list_jobs, &request.base, RECORD_MS, view_job, rows, err);
 	for (size_t i = 0; i < LIMIT_LABELS; i++) {
 		free(filter.labels[i].name);
 		free(filter.labels[i].value);
@@ -151,7 +131,9 @@ static int list_vms(const struct cli *cli, json_t *rows, struct error **err)
 
 	if (connect_daemon(cli, CONNECT_IF_RUNNING, &peer, NULL, err) < 0)
 		return -1;
-	return peer ? collect(peer, &control_list_vms, &request.base, view_vm, rows, err) : 0;
+	if (!peer)
+		return 0;
+	return connect_list(peer, &control_list_vms, &request.base, RECORD_MS, view_vm, rows, err);
 }
 
 static json_t *view_pool(const ProtobufCMessage *message)
@@ -166,9 +148,12 @@ static int list_pools(const struct cli *cli, json_t *rows, struct error **err)
 
 	if (connect_daemon(cli, CONNECT_IF_RUNNING, &peer, NULL, err) < 0)
 		return -1;
-	if (peer && !cli->config->n_pools)
+	if (!peer)
+		return 0;
+	if (!cli->config->n_pools)
 		cli_note(cli, "no pools are configured here (pool: in the configuration)");
-	return peer ? collect(peer, &control_list_pools, &request.base, view_pool, rows, err) : 0;
+	return connect_list(
+		peer, &control_list_pools, &request.base, RECORD_MS, view_pool, rows, err);
 }
 
 static json_t *image_view(const struct image *image)

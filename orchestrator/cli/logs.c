@@ -1,9 +1,9 @@
 /* orchestrator logs */
 #include "common/util.h"
-#include "orchestrator/cli/attempt_view.h"
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/follow.h"
 #include "orchestrator/cli/interrupt.h"
+#include "orchestrator/cli/one_job.h"
 
 static const struct cli_option options[] = {
 	{'f', "follow", NULL, "go on until the job ended, and exit with its code"},
@@ -22,7 +22,7 @@ static int run(const struct cli *cli, int argc, char **argv)
 	_cleanup_peer_ struct rpc_peer *peer = NULL;
 	int code = cli_operands(cli, argc, argv, 1, 1, "a job's id");
 
-	if (code || (code = attempt_option(cli, &how.attempt)))
+	if (code || (code = one_job_attempt(cli, &how.attempt)))
 		return code;
 	interrupt_begin();
 	if (connect_daemon(cli, CONNECT_START, &peer, NULL, &err) < 0)

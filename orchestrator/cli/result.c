@@ -2,10 +2,10 @@
 #include <stdio.h>
 
 #include "common/util.h"
-#include "orchestrator/cli/attempt_view.h"
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/fetch.h"
 #include "orchestrator/cli/job_view.h"
+#include "orchestrator/cli/one_job.h"
 #include "orchestrator/cli/output.h"
 #include "orchestrator/job.h"
 
@@ -49,12 +49,10 @@ static int run(const struct cli *cli, int argc, char **argv)
 	_cleanup_message_ Control__V1__JobInfo *info = NULL;
 	uint32_t attempt;
 	const char *dir = cli_value(cli, "output-dir");
-	int code = cli_operands(cli, argc, argv, 1, 1, "a job's id");
+	int code = one_job_get(cli, argc, argv, &attempt, &peer, &info);
 
-	if (code || (code = attempt_option(cli, &attempt)))
+	if (code)
 		return code;
-	if (connect_job(cli, argv[1], attempt, &peer, &info, &err) < 0)
-		return cli_fail(cli, steal_ptr(err));
 	if (info->state != CONTROL__V1__STATE__FINISHED) {
 		error_set(&err, ERR_STATE,
 			"job %s is %s, it has no result yet; wait for it: orchestrator wait %s",

@@ -2,9 +2,9 @@
 #include <stdio.h>
 
 #include "common/util.h"
-#include "orchestrator/cli/attempt_view.h"
 #include "orchestrator/cli/connect.h"
 #include "orchestrator/cli/job_view.h"
+#include "orchestrator/cli/one_job.h"
 #include "orchestrator/cli/output.h"
 
 static const struct cli_option options[] = {
@@ -28,18 +28,14 @@ static void show(const struct cli *cli, const Control__V1__JobInfo *info)
 
 static int run(const struct cli *cli, int argc, char **argv)
 {
-	_cleanup_error_ struct error *err = NULL;
 	_cleanup_peer_ struct rpc_peer *peer = NULL;
 	_cleanup_message_ Control__V1__JobInfo *info = NULL;
 	uint32_t attempt;
-	int code = cli_operands(cli, argc, argv, 1, 1, "a job's id");
+	int code = one_job_get(cli, argc, argv, &attempt, &peer, &info);
 
-	if (code || (code = attempt_option(cli, &attempt)))
-		return code;
-	if (connect_job(cli, argv[1], attempt, &peer, &info, &err) < 0)
-		return cli_fail(cli, steal_ptr(err));
-	show(cli, info);
-	return 0;
+	if (code == 0)
+		show(cli, info);
+	return code;
 }
 
 const struct cli_command command_status = {

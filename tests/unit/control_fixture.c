@@ -269,6 +269,15 @@ static int exchange(struct rpc_call *call, const Control__V1__SubmitRequest *req
 	return 0;
 }
 
+void fixture_retry(struct fixture *f, uint32_t max_attempts, uint64_t backoff_ms)
+{
+	job__v1__retry__init(&f->policy);
+	f->policy.has_max_attempts = f->policy.has_backoff_ms = f->policy.has_max_backoff_ms = true;
+	f->policy.max_attempts = max_attempts;
+	f->policy.backoff_ms = f->policy.max_backoff_ms = backoff_ms;
+	f->retry = &f->policy;
+}
+
 int fixture_submit(struct fixture *f, const char *const *argv, const char *key,
 	const char *const *inputs, char ret_id[32], struct error **err)
 {
@@ -349,6 +358,16 @@ Control__V1__JobInfo *fixture_wait(
 	request.has_timeout_ms = true;
 	request.timeout_ms = (uint64_t)timeout_ms;
 	return call_job(f, &control_wait, &request.base, err);
+}
+
+void fixture_expect_not_cancellable(struct fixture *f, const char *id, const char *text)
+{
+	struct error *err = NULL;
+
+	assert_null(fixture_cancel(f, id, &err));
+	assert_int_equal(err->code, ERR_STATE);
+	assert_non_null(strstr(err->text, text));
+	error_free(err);
 }
 
 void fixture_until(struct fixture *f, const char *id, Control__V1__State state)

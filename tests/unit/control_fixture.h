@@ -18,6 +18,7 @@ struct fixture {
 	struct config config; /* strings are owned; set before fixture_start() */
 	bool idle_exit;
 	Job__V1__Retry *retry; /* borrowed; of the jobs to come; NULL: none */
+	Job__V1__Retry policy; /* fixture_retry()'s */
 	pid_t daemon;	       /* 0: none */
 	struct rpc_peer *peer;
 };
@@ -56,10 +57,15 @@ int fixture_submit(struct fixture *f, const char *const *argv, const char *key,
 void fixture_submit_ok(struct fixture *f, char ret_id[32], const char *word, ...)
 	__attribute__((sentinel));
 
+/* The jobs to come have that retry, with the same wait before each attempt. */
+void fixture_retry(struct fixture *f, uint32_t max_attempts, uint64_t backoff_ms);
+
 Control__V1__JobInfo *fixture_get(struct fixture *f, const char *id, struct error **err);
 Control__V1__JobInfo *fixture_wait(
 	struct fixture *f, const char *id, int timeout_ms, struct error **err);
 Control__V1__JobInfo *fixture_cancel(struct fixture *f, const char *id, struct error **err);
+/* A cancel must be refused, with that text. */
+void fixture_expect_not_cancellable(struct fixture *f, const char *id, const char *text);
 /* Follow the job until it is in that state. */
 void fixture_until(struct fixture *f, const char *id, Control__V1__State state);
 /* Wait for its end, which must be of that outcome. */

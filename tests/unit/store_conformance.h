@@ -2,14 +2,8 @@
  * (its file, its versions, its damage) is in the tests of that backend. */
 #pragma once
 
-#include "orchestrator/store.h"
+#include "tests/unit/store_fixture.h"
 
-struct store_backend {
-	const char *name;
-	/* The store of that directory, which is empty the first time; it has been closed before
-	 * it is opened again. */
-	struct store *(*open)(const char *dir, struct error **err);
-};
-
-/* The number of tests that failed. */
-int store_conformance_run(const struct store_backend *backend);
+/* Over the backend of fixture_use_store(): the number of tests that failed. */
+int store_conformance_jobs(void);
+int store_conformance_lists(void);

@@ -343,16 +343,6 @@ static void waiting_has_an_end(void **state)
 	}
 }
 
-static void expect_not_cancellable(struct fixture *f, const char *id, const char *text)
-{
-	struct error *err = NULL;
-
-	assert_null(fixture_cancel(f, id, &err));
-	assert_int_equal(err->code, ERR_STATE);
-	assert_non_null(strstr(err->text, text));
-	error_free(err);
-}
-
 static void cancel_works_in_each_state(void **state)
 {
 	struct fixture *f = *state;
@@ -372,7 +362,7 @@ static void cancel_works_in_each_state(void **state)
 		rpc_message_free(&info->base);
 		fixture_expect(f, id, JOB__V1__OUTCOME__CANCELLED);
 	}
-	expect_not_cancellable(f, id, "already ended (cancelled)");
+	fixture_expect_not_cancellable(f, id, "already ended (cancelled)");
 }
 
 static void a_queued_job_is_cancelled_at_once(void **state)
@@ -390,7 +380,7 @@ static void a_queued_job_is_cancelled_at_once(void **state)
 	assert_int_equal(info->outcome, JOB__V1__OUTCOME__CANCELLED);
 	assert_int_equal(info->exit_code, EXIT_CANCELLED);
 	rpc_message_free(&info->base);
-	expect_not_cancellable(f, id, "already ended");
+	fixture_expect_not_cancellable(f, id, "already ended");
 }
 
 static void cancelling_twice_is_an_error(void **state)
@@ -405,7 +395,7 @@ static void cancelling_twice_is_an_error(void **state)
 	Control__V1__JobInfo *info = fixture_cancel(f, id, NULL);
 	assert_non_null(info);
 	rpc_message_free(&info->base);
-	expect_not_cancellable(f, id, "already");
+	fixture_expect_not_cancellable(f, id, "already");
 	fixture_expect(f, id, JOB__V1__OUTCOME__CANCELLED);
 }
 

@@ -14,58 +14,16 @@
 #include "orchestrator/store_sqlite.h"
 #include "tests/unit/store_conformance.h"
 
-struct fixture {
-	char dir[32];
-	char path[64];
-	struct store *store;
-};
-
-static int setup(void **state)
+static char *path_in(const char *dir)
 {
-	struct fixture *f = xcalloc(1, sizeof(*f));
-
-	strcpy(f->dir, "/tmp/store-test-XXXXXX");
-	if (!mkdtemp(f->dir))
-		return -1;
-	snprintf(f->path, sizeof(f->path), "%s/jobs.db", f->dir);
-	f->store = store_sqlite_open(f->path, NULL);
-	*state = f;
-	return f->store ? 0 : -1;
+	return str_printf("%s/jobs.db", dir);
 }
 
-static int teardown(void **state)
+static struct store *open_in(const char *dir, struct error **err)
 {
-	struct fixture *f = *state;
+	_cleanup_free_ char *path = path_in(dir);
 
-	if (f->store)
-		f->store->ops->close(f->store);
-	remove_tree(f->dir, NULL);
-	free(f);
-	return 0;
-}
-
-static void submit_new(struct store *store, const char *id)
-{
-	_cleanup_job_record_ struct job_record *record = job_record_new();
-	char other[JOB_ID_SIZE];
-
-	strcpy(record->id, id);
-	record->state = JOB_QUEUED;
-	record->share = xstrdup("uid:7");
-	record->spec = xmalloc(sizeof(*record->spec));
-	job__v1__spec__init(record->spec);
-	record->spec->image = xstrdup("debian");
-	assert_int_equal(store->ops->begin(store, NULL), 0);
-	assert_int_equal(store->ops->submit(store, record, other, NULL), 0);
-	assert_int_equal(store->ops->commit(store, NULL), 0);
-}
-
-static struct job_record *get(struct store *store, const char *id)
-{
-	struct job_record *record = NULL;
-
-	assert_int_equal(store->ops->get(store, id, &record, NULL), 0);
-	return record;
+	return store_sqlite_open(path, err);
 }
 
 static int count(void *arg, const struct job_record *record, struct error **err)
@@ -76,20 +34,21 @@ static int count(void *arg, const struct job_record *record, struct error **err)
 	return 0;
 }
 
-static void sql(struct fixture *f, const char *text)
+static void sql(const struct fixture *f, const char *text)
 {
+	_cleanup_free_ char *path = path_in(f->dir);
 	sqlite3 *db;
 
-	assert_int_equal(sqlite3_open(f->path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
 	assert_int_equal(sqlite3_exec(db, text, NULL, NULL, NULL), SQLITE_OK);
 	sqlite3_close(db);
 }
 
-static void expect_refused(struct fixture *f, enum err_code code, const char *text)
+static void expect_refused(const struct fixture *f, enum err_code code, const char *text)
 {
 	_cleanup_error_ struct error *err = NULL;
 
-	assert_null(store_sqlite_open(f->path, &err));
+	assert_null(open_in(f->dir, &err));
 	if (err->code != code || !strstr(err->text, text))
 		fail_msg("%s: %s", err_code_name(err->code), err->text);
 }
@@ -98,15 +57,27 @@ static void a_newer_version_is_refused(void **state)
 {
 	struct fixture *f = *state;
 
-	submit_new(f->store, "0000000000001");
+	fixture_submit_new(f->store, "0000000000001", "k", NULL);
 	f->store->ops->close(steal_ptr(f->store));
 	sql(f, "PRAGMA user_version = 999");
 	expect_refused(f, ERR_UNSUPPORTED, "version 999");
 	sql(f, "PRAGMA user_version = 3");
-	f->store = store_sqlite_open(f->path, NULL);
+	f->store = open_in(f->dir, NULL);
 	assert_non_null(f->store); /* nothing was changed */
-	_cleanup_job_record_ struct job_record *back = get(f->store, "0000000000001");
-	assert_string_equal(back->share, "uid:7");
+	_cleanup_job_record_ struct job_record *back = fixture_get(f->store, "0000000000001");
+	assert_string_equal(back->key, "k");
+}
+
+/* In the place of the fixture's store, one that these words make. */
+static void open_old(struct fixture *f, const char *text)
+{
+	_cleanup_free_ char *path = path_in(f->dir);
+
+	f->store->ops->close(steal_ptr(f->store));
+	assert_int_equal(unlink(path), 0);
+	sql(f, text);
+	f->store = open_in(f->dir, NULL);
+	assert_non_null(f->store);
 }
 
 /* A store as version 1 made it, word for word, with a job of each kind. */
@@ -142,22 +113,18 @@ static void a_store_of_version_1_keeps_its_jobs(void **state)
 		"PRAGMA user_version = 1;";
 	struct fixture *f = *state;
 
-	f->store->ops->close(steal_ptr(f->store));
-	assert_int_equal(unlink(f->path), 0);
-	sql(f, version_1);
-	f->store = store_sqlite_open(f->path, NULL);
-	assert_non_null(f->store);
-	_cleanup_job_record_ struct job_record *first = get(f->store, "0000000000001");
+	open_old(f, version_1);
+	_cleanup_job_record_ struct job_record *first = fixture_get(f->store, "0000000000001");
 	assert_string_equal(first->spec->image, "a");
 	assert_string_equal(first->key, "k");
 	assert_null(first->share);
-	_cleanup_job_record_ struct job_record *second = get(f->store, "0000000000002");
+	_cleanup_job_record_ struct job_record *second = fixture_get(f->store, "0000000000002");
 	assert_int_equal(second->state, JOB_FINISHED);
 	struct store_expiry expiry = {.before_usec = 701, .settled_usec = 701, .limit = 9};
 	size_t n = 0;
 	assert_int_equal(f->store->ops->expired(f->store, &expiry, count, &n, NULL), 0);
 	assert_int_equal(n, 1);
-	submit_new(f->store, "0000000000003");
+	fixture_submit_new(f->store, "0000000000003", NULL, NULL);
 }
 
 /* A store as version 2 made it, word for word: one that waits with a key, one whose attempt was
@@ -199,18 +166,14 @@ static void a_store_of_version_2_keeps_its_jobs(void **state)
 		"PRAGMA user_version = 2;";
 	struct fixture *f = *state;
 
-	f->store->ops->close(steal_ptr(f->store));
-	assert_int_equal(unlink(f->path), 0);
-	sql(f, version_2);
-	f->store = store_sqlite_open(f->path, NULL);
-	assert_non_null(f->store);
-	_cleanup_job_record_ struct job_record *first = get(f->store, "0000000000001");
+	open_old(f, version_2);
+	_cleanup_job_record_ struct job_record *first = fixture_get(f->store, "0000000000001");
 	assert_string_equal(first->key, "k");
 	assert_string_equal(first->share, "uid:7");
 	assert_null(first->inputs);
 	assert_int_equal(first->not_before, 0);
 	/* The attempt under way ends, and another may follow. */
-	_cleanup_job_record_ struct job_record *second = get(f->store, "0000000000002");
+	_cleanup_job_record_ struct job_record *second = fixture_get(f->store, "0000000000002");
 	_cleanup_job_record_ struct job_record *queued = record_back_in_queue(second, 5);
 	assert_int_equal(f->store->ops->begin(f->store, NULL), 0);
 	assert_int_equal(f->store->ops->requeue(f->store, second, queued, NULL), 0);
@@ -218,13 +181,13 @@ static void a_store_of_version_2_keeps_its_jobs(void **state)
 	size_t n = 0;
 	assert_int_equal(f->store->ops->attempts(f->store, "0000000000002", count, &n, NULL), 0);
 	assert_int_equal(n, 1);
-	_cleanup_job_record_ struct job_record *third = get(f->store, "0000000000003");
+	_cleanup_job_record_ struct job_record *third = fixture_get(f->store, "0000000000003");
 	assert_int_equal(third->result.times[STAGE_DESTROYED], 800);
 	struct store_expiry expiry = {.now_usec = 901, .settled_usec = 901, .limit = 9};
 	n = 0;
 	assert_int_equal(f->store->ops->expired(f->store, &expiry, count, &n, NULL), 0);
 	assert_int_equal(n, 1);
-	submit_new(f->store, "0000000000004");
+	fixture_submit_new(f->store, "0000000000004", NULL, NULL);
 }
 
 /* All lines of the plan, each behind a "|". */
@@ -282,7 +245,7 @@ static void a_second_opener_is_refused(void **state)
 {
 	struct fixture *f = *state;
 
-	submit_new(f->store, "0000000000001");
+	fixture_submit_new(f->store, "0000000000001", NULL, NULL);
 	expect_refused(f, ERR_EXISTS, "locked");
 }
 
@@ -294,26 +257,18 @@ static void damage_is_seen_at_the_start(void **state)
 		char id[JOB_ID_SIZE];
 
 		snprintf(id, sizeof(id), "%013d", i);
-		submit_new(f->store, id);
+		fixture_submit_new(f->store, id, NULL, NULL);
 	}
 	f->store->ops->close(steal_ptr(f->store));
-	FILE *file = fopen(f->path, "r+");
+	_cleanup_free_ char *path = path_in(f->dir);
+	FILE *file = fopen(path, "r+");
 	assert_non_null(file);
 	/* The second page on: the file still looks like a database of ours. */
 	fseek(file, 4096, SEEK_SET);
 	for (int i = 0; i < 8192; i++)
 		fputc(0x5a, file);
 	fclose(file);
-	expect_refused(f, ERR_DATA_LOSS, f->path);
-}
-
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-
-static struct store *open_in(const char *dir, struct error **err)
-{
-	_cleanup_free_ char *path = str_printf("%s/jobs.db", dir);
-
-	return store_sqlite_open(path, err);
+	expect_refused(f, ERR_DATA_LOSS, path);
 }
 
 int main(void)
@@ -328,5 +283,7 @@ int main(void)
 		TEST(damage_is_seen_at_the_start),
 	};
 
-	return store_conformance_run(&sqlite) + cmocka_run_group_tests(tests, NULL, NULL);
+	fixture_use_store(&sqlite);
+	return store_conformance_jobs() + store_conformance_lists() +
+	       cmocka_run_group_tests(tests, NULL, NULL);
 }
