@@ -299,6 +299,21 @@ virConnectPtr virt_conn(struct virt *virt, struct error **err)
 	return conn;
 }
 
+static bool may_write(const char *dir)
+{
+	return dir && access(dir, W_OK | X_OK) == 0;
+}
+
+/* libvirt makes something below the user's runtime directory or home whatever the driver's root is.
+ * A service's user may have no home, and after su or sudo the variable may name another user's. */
+static void need_no_home(const char *root)
+{
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+
+	if (geteuid() != 0 && !may_write(runtime) && (runtime || !may_write(getenv("HOME"))))
+		setenv("XDG_RUNTIME_DIR", root, 1);
+}
+
 struct virt *virt_open(const char *uri, const char *embed_root, struct error **err)
 {
 	static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -312,6 +327,7 @@ struct virt *virt_open(const char *uri, const char *embed_root, struct error **e
 	if (embedded) {
 		_cleanup_free_ char *log = str_printf("3:file:%s/libvirt.log", embed_root);
 		setenv("LIBVIRT_LOG_OUTPUTS", log, 0);
+		need_no_home(embed_root);
 	}
 	pthread_once(&once, initialize_once);
 	if (!initialized) {

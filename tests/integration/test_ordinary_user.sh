@@ -19,6 +19,8 @@ else
 	mkdir "$T/user"
 	export ORCHESTRATOR_STATE_DIR=$T/user/state ORCHESTRATOR_RUNTIME_DIR=$T/user/run
 fi
+# Nor need there be a home.
+export HOME=/nonexistent XDG_RUNTIME_DIR=/nonexistent
 # Where mke2fs is, an ordinary user does not look.
 PATH=$(tr : '\n' <<<"$PATH" | grep -v sbin | paste -sd :)
 echo input >given
