@@ -588,9 +588,11 @@ test:
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@$(MAKE) --no-print-directory $(JOBS) failpoints
 	@$(MAKE) --no-print-directory image
-	@tests/run-unit $(O)/san/bin/unit
-	tests/integration/run
-	tests/faults/run --runs 1
+	@failed=; \
+	tests/run-unit $(O)/san/bin/unit || failed=1; \
+	tests/integration/run || failed=1; \
+	tests/faults/run --runs 1 || failed=1; \
+	[ ! "$$failed" ] || { echo "make test: what failed is above, by FAIL"; exit 1; }
 
 deps:
 	@scripts/deps
