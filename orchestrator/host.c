@@ -1,4 +1,4 @@
-#include "orchestrator/host.h"
+#include "orchestrator/host_private.h"
 
 #include <dirent.h>
 #include <errno.h>
