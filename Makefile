@@ -634,9 +634,11 @@ test:
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@$(MAKE) --no-print-directory $(JOBS) failpoints
 	@$(MAKE) --no-print-directory image
-	@tests/run-unit $(O)/san/bin/unit
-	tests/integration/run
-	tests/faults/run --runs 1 --sample
+	@failed=; \
+	tests/run-unit $(O)/san/bin/unit || failed=1; \
+	tests/integration/run || failed=1; \
+	tests/faults/run --runs 1 --sample || failed=1; \
+	[ ! "$$failed" ] || { echo "make test: what failed is above, by FAIL"; exit 1; }
 
 deps:
 	@scripts/deps
@@ -678,11 +680,12 @@ kernel:
 PREFIX  ?= /usr/local
 DESTDIR ?=
 inst     = $(DESTDIR)$(PREFIX)
+# Below a home directory there is no /etc to write to; the configuration is then ~/.config's.
+etc      = $(if $(filter /usr /usr/local,$(PREFIX)),$(DESTDIR)/etc/orchestrator)
 install: programs
 	install -d $(inst)/bin $(inst)/libexec/orchestrator $(inst)/share/orchestrator \
 		$(inst)/share/doc/orchestrator $(inst)/share/man/man1 $(inst)/share/man/man5 \
-		$(inst)/share/bash-completion/completions $(inst)/lib/systemd/system \
-		$(DESTDIR)/etc/orchestrator
+		$(inst)/share/bash-completion/completions $(inst)/lib/systemd/system $(etc)
 	install -m755 $(BIN)/orchestrator $(inst)/bin/
 	install -m755 $(LIBEXEC)/vsock-device $(LIBEXEC)/guest-worker $(inst)/libexec/orchestrator/
 	cp -R vm-images $(inst)/share/orchestrator/
@@ -697,8 +700,9 @@ install: programs
 	install -m644 config/completion.bash $(inst)/share/bash-completion/completions/orchestrator
 	sed 's|/usr/bin/orchestrator|$(PREFIX)/bin/orchestrator|' config/orchestrator.service \
 		> $(inst)/lib/systemd/system/orchestrator.service
-	test -e $(DESTDIR)/etc/orchestrator/orchestrator.yaml || \
-		install -m644 config/orchestrator.yaml $(DESTDIR)/etc/orchestrator/
+	install -m644 config/orchestrator.yaml $(inst)/share/doc/orchestrator/
+	$(if $(etc),test -e $(etc)/orchestrator.yaml || \
+		install -m644 config/orchestrator.yaml $(etc)/)
 
 clean:
 	rm -rf $(O)/obj $(O)/fuzz/obj $(O)/san $(O)/tsan $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec
