@@ -63,6 +63,7 @@ ORCHESTRATOR := \
 	orchestrator/bench_result.c \
 	orchestrator/bench_stats.c \
 	orchestrator/bench_vm.c \
+	orchestrator/bounded.c \
 	orchestrator/capacity.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
@@ -127,6 +128,7 @@ ORCHESTRATOR := \
 	orchestrator/tsc.c \
 	orchestrator/virt.c \
 	orchestrator/virt_connect.c \
+	orchestrator/virt_op.c \
 	orchestrator/vm.c \
 	orchestrator/vm_adopt.c \
 	orchestrator/vm_end.c \
@@ -226,6 +228,7 @@ UNIT_TESTS := \
 	tests/unit/test_attempt_files.c \
 	tests/unit/test_ballast.c \
 	tests/unit/test_bench.c \
+	tests/unit/test_bounded.c \
 	tests/unit/test_cid.c \
 	tests/unit/test_cli.c \
 	tests/unit/test_cli_jobs.c \
@@ -446,7 +449,7 @@ unit-programs: $(UNIT_BIN)
 # The units that have threads, under TSan, which wants an address space that is not random. Libraries are
 # not built with it: what they do is not looked at, and what gRPC hands over is told (rpc_internal.h).
 # Not test_worker_executor: a job's init is a copy of the process, TSan's locks with it, and hangs.
-TSAN_TESTS := test_accel test_control test_control_logs test_control_many test_control_retry \
+TSAN_TESTS := test_accel test_bounded test_control test_control_logs test_control_many test_control_retry \
 	test_control_retry_logs test_control_submit test_guest test_host test_jobs test_jobs_pool \
 	test_log_file test_retention test_rpc test_rpc_hostile test_rpc_loss test_rpc_poll test_serve \
 	test_sock test_store_errors test_store_queue test_vm_watch test_worker_files test_worker_run \
@@ -632,7 +635,7 @@ test:
 	@failed=; \
 	tests/run-unit $(O)/san/bin/unit || failed=1; \
 	tests/integration/run || failed=1; \
-	tests/faults/run --runs 1 || failed=1; \
+	tests/faults/run --runs 1 --sample || failed=1; \
 	[ ! "$$failed" ] || { echo "make test: what failed is above, by FAIL"; exit 1; }
 
 deps:

@@ -21,6 +21,8 @@
 #include "orchestrator/spawn.h"
 
 #define VHOST_VSOCK "/dev/vhost-vsock"
+/* libvirt may find out first what QEMU can do: longer than virt_create() waits. */
+#define ACCEPT_TIMEOUT "5m"
 
 struct vsock_device {
 	enum vsock_kind kind;
@@ -133,7 +135,7 @@ static int start_process(
 	if (uid != (uid_t)-1 && lchown(dir, uid, gid) < 0)
 		return error_errno(err, errno, "%s", dir);
 	char *argv[] = {program, "--socket", device->vhost_path, "--uds", device->uds_path, "--cid",
-		cid, "--socket-fd", "3", "--uds-fd", "4", NULL};
+		cid, "--socket-fd", "3", "--uds-fd", "4", "--accept-timeout", ACCEPT_TIMEOUT, NULL};
 	struct spawn_fd fds[] = {{vhost, CHILD_VHOST_FD}, {uds, CHILD_UDS_FD}};
 	device->pid = spawn_process(argv, fds, ARRAY_SIZE(fds), err);
 	if (device->pid < 0) {
