@@ -31,6 +31,7 @@ PROTOS := job worker control
 COMMON := \
 	common/error.c \
 	common/failpoint.c \
+	common/file_batch.c \
 	common/file_tree_send.c \
 	common/file_tree_write.c \
 	common/files.c \
@@ -237,6 +238,7 @@ UNIT_TESTS := \
 	tests/unit/test_control_retry_logs.c \
 	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
+	tests/unit/test_file_batch.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \
 	tests/unit/test_guest.c \
@@ -514,6 +516,15 @@ $(BIN)/warm_bench: $(call obj,tests/bench/warm_bench.c) $(OBJ)/liborchestrator.a
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
 .PHONY: warm-bench
 warm-bench: $(BIN)/warm_bench
+
+# The same with files, for tests/bench/bench-files.
+$(BIN)/files_bench: $(call obj,tests/bench/files_bench.c) $(OBJ)/liborchestrator.a \
+		$(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
+.PHONY: files-bench
+files-bench: $(BIN)/files_bench
 
 # What the kernel lane asks beside the product. The first runs in guests too, so it is static.
 KERNEL_VSOCK_PROGRAMS := $(BIN)/tests/vsock_probe $(BIN)/tests/stranger

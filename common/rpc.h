@@ -15,6 +15,7 @@
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/error.h"
 
@@ -86,6 +87,10 @@ int rpc_send(struct rpc_call *call, const ProtobufCMessage *message, struct erro
  * limit): the other side does not read. This message is then not sent. */
 int rpc_send_within(
 	struct rpc_call *call, const ProtobufCMessage *message, int wait_ms, struct error **err);
+/* The same, of a message that is packed already: size bytes from malloc(), taken in every case and
+ * sent without a copy. The other side gets what is in them, so the caller answers for that. */
+int rpc_send_packed(
+	struct rpc_call *call, uint8_t *data, size_t size, int wait_ms, struct error **err);
 /* The next message: 1 and *ret_message; 0 when the other side ended the stream properly (client:
  * the status is OK); -1 on a lost peer, an error status, or with ERR_TIMEOUT when nothing came
  * within wait_ms (-1: for ever), in which case the call goes on and rpc_recv may be called again;

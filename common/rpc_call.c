@@ -207,11 +207,11 @@ int rpc_send(struct rpc_call *call, const ProtobufCMessage *message, struct erro
 	return rpc_send_within(call, message, -1, err);
 }
 
-int rpc_send_within(
-	struct rpc_call *call, const ProtobufCMessage *message, int wait_ms, struct error **err)
+/* buffer is taken; NULL: why is said already. */
+static int send_buffer(
+	struct rpc_call *call, grpc_byte_buffer *buffer, int wait_ms, struct error **err)
 {
 	uint64_t deadline = wait_ms < 0 ? 0 : now_mono_usec() + (uint64_t)wait_ms * 1000;
-	grpc_byte_buffer *buffer = rpc_message_pack(message, call->limits, err);
 
 	if (!buffer)
 		return -1;
@@ -220,6 +220,18 @@ int rpc_send_within(
 	pthread_mutex_unlock(&call->lock);
 	grpc_byte_buffer_destroy(buffer);
 	return r;
+}
+
+int rpc_send_within(
+	struct rpc_call *call, const ProtobufCMessage *message, int wait_ms, struct error **err)
+{
+	return send_buffer(call, rpc_message_pack(message, call->limits, err), wait_ms, err);
+}
+
+int rpc_send_packed(
+	struct rpc_call *call, uint8_t *data, size_t size, int wait_ms, struct error **err)
+{
+	return send_buffer(call, rpc_message_wrap(data, size, call->limits, err), wait_ms, err);
 }
 
 int rpc_close_send(struct rpc_call *call, struct error **err)

@@ -68,6 +68,9 @@ void rpc_poll_awaited(unsigned n);
 /* ERR_LIMIT if it is larger than limits->message. */
 grpc_byte_buffer *rpc_message_pack(
 	const ProtobufCMessage *message, const struct rpc_limits *limits, struct error **err);
+/* The same of what is packed already; data is taken. */
+grpc_byte_buffer *rpc_message_wrap(
+	uint8_t *data, size_t size, const struct rpc_limits *limits, struct error **err);
 /* Does not take the buffer. */
 ProtobufCMessage *rpc_message_unpack(grpc_byte_buffer *buffer,
 	const ProtobufCMessageDescriptor *type, const struct rpc_limits *limits,
