@@ -193,6 +193,8 @@ WORKER := \
 	guest-worker/cgroup.c \
 	guest-worker/execution.c \
 	guest-worker/execution_attach.c \
+	guest-worker/execution_events.c \
+	guest-worker/execution_exit.c \
 	guest-worker/executor.c \
 	guest-worker/files.c \
 	guest-worker/fw_cfg.c \
@@ -202,6 +204,7 @@ WORKER := \
 	guest-worker/job_user.c \
 	guest-worker/launch.c \
 	guest-worker/launch_plan.c \
+	guest-worker/launch_start.c \
 	guest-worker/listener.c \
 	guest-worker/main.c \
 	guest-worker/output.c \

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <sys/vfs.h>
 
 #include "common/log.h"
@@ -15,6 +16,8 @@
 
 /* Of what is available when a job starts: for what worker and kernel need besides while it runs. */
 #define RESERVE (12 * MIB)
+/* Of what is free: by so much less, and the limit is set anew. */
+#define HARDLY_LESS MIB
 
 struct cgroup_tree {
 	int fd;
@@ -24,6 +27,7 @@ struct cgroup {
 	int tree_fd; /* borrowed */
 	int fd;
 	char *name;
+	uint64_t memory_free; /* in the machine, when the limit was set */
 };
 
 static int write_value(int dir_fd, const char *file, const char *value)
@@ -54,6 +58,14 @@ static char *own_path(void)
 			return str_printf(MOUNT_POINT "%s", line + 3);
 	}
 	return NULL;
+}
+
+uint64_t machine_oom_kills(void)
+{
+	_cleanup_free_ char *all = read_file("/proc/vmstat", 64 * KIB, NULL, NULL);
+	const char *line = all ? strstr(all, "\noom_kill ") : NULL;
+
+	return line ? strtoull(line + strlen("\noom_kill "), NULL, 10) : 0;
 }
 
 struct cgroup_tree *cgroup_tree_open(bool init)
@@ -109,12 +121,26 @@ static void set_limits(int fd, const struct cgroup_limits *limits)
 		write_number(fd, "pids.max", limits->pids);
 }
 
-void cgroup_set_memory(const struct cgroup *cgroup, uint64_t memory)
+static uint64_t memory_free(void)
+{
+	struct sysinfo info;
+
+	return sysinfo(&info) < 0 ? 0 : (uint64_t)info.freeram * info.mem_unit;
+}
+
+static void set_memory(struct cgroup *cgroup, uint64_t memory)
 {
 	uint64_t most = memory_for_jobs();
 
-	if (cgroup)
-		write_number(cgroup->fd, "memory.max", memory ? MIN(memory, most) : most);
+	cgroup->memory_free = memory_free();
+	write_number(cgroup->fd, "memory.max", memory ? MIN(memory, most) : most);
+}
+
+void cgroup_renew_memory(struct cgroup *cgroup, uint64_t memory)
+{
+	/* To ask the kernel what is available takes some time. */
+	if (cgroup && (memory || memory_free() + HARDLY_LESS < cgroup->memory_free))
+		set_memory(cgroup, memory);
 }
 
 struct cgroup *cgroup_new(
@@ -138,7 +164,7 @@ struct cgroup *cgroup_new(
 	cgroup->tree_fd = tree->fd;
 	cgroup->fd = steal_fd(fd);
 	cgroup->name = xstrdup(name);
-	cgroup_set_memory(cgroup, limits->memory);
+	set_memory(cgroup, limits->memory);
 	return cgroup;
 }
 

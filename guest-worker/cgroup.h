@@ -22,8 +22,9 @@ struct cgroup_limits {
 /* NULL if the tree is NULL or the cgroup cannot be made (logged). name: a plain file name. */
 struct cgroup *cgroup_new(
 	struct cgroup_tree *tree, const char *name, const struct cgroup_limits *limits);
-/* As in cgroup_limits, by what is available now. */
-void cgroup_set_memory(const struct cgroup *cgroup, uint64_t memory);
+/* As in cgroup_limits, by what is available now; for one that was made a while ago. NULL is
+ * allowed. */
+void cgroup_renew_memory(struct cgroup *cgroup, uint64_t memory);
 /* An fd of its directory, to make a process in it. Borrowed; -1 for NULL. */
 int cgroup_fd(const struct cgroup *cgroup);
 void cgroup_kill(struct cgroup *cgroup);
@@ -31,3 +32,5 @@ void cgroup_kill(struct cgroup *cgroup);
 bool cgroup_oom_killed(const struct cgroup *cgroup);
 /* Kills what is left and removes the cgroup; waits for that a bounded time. */
 void cgroup_free(struct cgroup *cgroup);
+/* Kills for want of memory in the whole machine, for where there are no cgroups. */
+uint64_t machine_oom_kills(void);

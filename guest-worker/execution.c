@@ -1,11 +1,12 @@
-/* Each execution has a thread, which starts the job, reads its pipes into bounded rings, keeps the
- * deadlines, and finds out how it ended. Phases, all on that thread:
+/* Each execution has a thread, its own or that of the spare job init that it took (spare.h), which
+ * starts the job, reads its pipes into bounded rings, keeps the deadlines, and finds out how it
+ * ended. Phases, all on that thread:
  *
- *   start    plan and launch; a failure here is the execution's exit
+ *   start    launch, unless a spare has its plan already; a failure here is the execution's exit
  *   run      until nothing of the job is left but its init (which says so as its last, or its pidfd
  *            does)
  *   drain    until the pipes are empty, as fast as the reader takes from the rings
- *   ended    the exit is there to be taken; the job init and its namespaces go meanwhile
+ *   ended    the exit is there to be taken; when it was, the job init and its namespaces go
  *
  * `lock` guards everything that the reader's thread sees; `changed` wakes the reader, `wake` (an
  * eventfd) wakes the execution's thread.
@@ -17,6 +18,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -30,6 +32,12 @@
  * even that does not end. */
 #define KILL_INIT_USEC (3 * 1000000)
 #define GIVE_UP_USEC   (10 * 1000000)
+/* The job's time begins when its program does, which may take so much of its own. */
+#define START_USEC (10 * 1000000)
+/* How long what is left waits for the exit to be told. */
+#define TELL_USEC 1000000
+/* How long the word of the start may wait for that of the end. */
+#define TOGETHER_USEC (10 * 1000)
 
 void execution_wake(struct execution *ex)
 {
@@ -39,119 +47,12 @@ void execution_wake(struct execution *ex)
 		return; /* full: it is awake */
 }
 
-/* Under the lock. */
-void execution_tell_reader(struct execution *ex)
-{
-	pthread_cond_broadcast(&ex->changed);
-	if (ex->listener)
-		ex->listener(ex->listener_arg);
-}
-
 static uint64_t uptime_usec(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_BOOTTIME, &ts);
 	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
-/* Kills for want of memory in the whole machine, for where there are no cgroups. */
-static uint64_t machine_oom_kills(void)
-{
-	_cleanup_free_ char *all = read_file("/proc/vmstat", 64 * KIB, NULL, NULL);
-	const char *line = all ? strstr(all, "\noom_kill ") : NULL;
-
-	return line ? strtoull(line + strlen("\noom_kill "), NULL, 10) : 0;
-}
-
-/* How it ended. ---------------------------------------------------------------------------------
- */
-
-static void set_exit(struct execution *ex, Worker__V1__RunExit__Reason reason, char *error)
-{
-	ex->exit.reason = reason;
-	free(ex->error);
-	ex->error = error;
-	ex->exit.error = error;
-}
-
-static void exit_not_started(struct execution *ex, const struct launch_report *r)
-{
-	static const char *const doing[] = {
-		[STEP_PREPARE] = "preparing the job's process",
-		[STEP_MOUNT] = "mounting the job's /proc",
-		[STEP_ROOT] = "entering the job's root",
-		[STEP_FORK] = "making the job's process",
-		[STEP_CGROUP] = "joining the job's cgroup",
-		[STEP_LIMITS] = "setting the job's resource limits",
-		[STEP_CAPS] = "dropping the job's capabilities",
-		[STEP_USER] = "becoming the job's user",
-		[STEP_FILTER] = "installing the system call filter",
-	};
-	const char *name = ex->launch.argv[0];
-	const char *why = strerrordesc_np(r->errnum);
-
-	if (!why)
-		why = "unknown error";
-	if (r->step == STEP_INTERPRETER)
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__NOT_FOUND,
-			str_printf("%s: the interpreter it names is not in the image", name));
-	else if (r->step == STEP_EXEC && r->errnum == ENOENT && strchr(name, '/'))
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__NOT_FOUND,
-			str_printf("%s: not found in the image", name));
-	else if (r->step == STEP_EXEC && r->errnum == ENOENT)
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__NOT_FOUND,
-			str_printf("%s: not found in the image's PATH", name));
-	else if (r->step == STEP_EXEC && r->errnum == E2BIG)
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED,
-			str_printf("%s: arguments and environment are too large", name));
-	else if (r->step == STEP_EXEC)
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__NOT_EXECUTABLE,
-			str_printf("%s: %s", name, why));
-	else if (r->step == STEP_WORKDIR)
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED,
-			str_printf("working directory %s: %s", ex->launch.workdir, why));
-	else
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED,
-			str_printf("%s: %s", doing[r->step], why));
-}
-
-static bool oom_killed(const struct execution *ex)
-{
-	if (cgroup_oom_killed(ex->cgroup))
-		return true;
-	/* Somebody was killed for memory, and our program was killed by nobody that we know of. */
-	return ex->why == NOT_STOPPED && ex->has_end && WIFSIGNALED(ex->end.status) &&
-	       WTERMSIG(ex->end.status) == SIGKILL && machine_oom_kills() > ex->oom_kills_before;
-}
-
-static void exit_after_run(struct execution *ex)
-{
-	if (ex->has_end && WIFEXITED(ex->end.status)) {
-		ex->exit.code = WEXITSTATUS(ex->end.status);
-		ex->exit.has_code = true;
-	} else if (ex->has_end) {
-		ex->exit.code = WTERMSIG(ex->end.status);
-		ex->exit.has_code = true;
-	}
-	ex->exit.user_usec = ex->end.user_usec;
-	ex->exit.system_usec = ex->end.system_usec;
-	ex->exit.max_rss_bytes = ex->end.max_rss_bytes;
-
-	if (oom_killed(ex))
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__OOM_KILLED,
-			xstrdup("out of memory: the kernel killed the job"));
-	else if (ex->why == STOPPED_TIMEOUT)
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__TIMED_OUT, NULL);
-	else if (ex->why == STOPPED_ORDER)
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__STOPPED, NULL);
-	else if (!ex->has_end)
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__SIGNALED,
-			xstrdup("the process that watches the job was killed"));
-	else if (WIFEXITED(ex->end.status))
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__EXITED, NULL);
-	else
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__SIGNALED, NULL);
 }
 
 /* Running. --------------------------------------------------------------------------------------
@@ -221,27 +122,45 @@ static int poll_wait_ms(const struct execution *ex, uint64_t now)
 	return next <= now ? 0 : (int)MIN((next - now + 999) / 1000, UINT64_C(3600000));
 }
 
-static void read_report(struct execution *ex)
+/* The job's process has become the program when it has let go of its end. Under the lock. */
+static void hear_start(struct execution *ex)
+{
+	struct launch_report r;
+	ssize_t n;
+
+	if (ex->process.start_fd < 0)
+		return;
+	while ((n = recv(ex->process.start_fd, &r, sizeof(r), MSG_DONTWAIT)) == sizeof(r)) {
+		if (r.type == LAUNCH_STARTING)
+			ex->pid = (uint32_t)r.pid;
+		else
+			execution_exit_not_started(ex, &r);
+	}
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return;
+	close_fd(&ex->process.start_fd);
+	if (ex->pid && !ex->exit.reason) {
+		ex->runs_since = now_mono_usec();
+		if (ex->timeout_at != UINT64_MAX)
+			ex->timeout_at = ex->runs_since + ex->timeout_usec;
+		ex->uptime_usec = uptime_usec();
+	}
+}
+
+/* Under the lock. False: it will say no more. */
+static bool hear_report(struct execution *ex)
 {
 	struct launch_report r;
 
-	while (read(ex->process.report_fd, &r, sizeof(r)) == sizeof(r)) {
-		switch (r.type) {
-		case LAUNCH_STARTED:
-			ex->started = true;
-			ex->pid = (uint32_t)r.pid;
-			ex->uptime_usec = uptime_usec();
-			break;
-		case LAUNCH_FAILED:
-			exit_not_started(ex, &r);
-			break;
-		case LAUNCH_ENDED:
-			ex->has_end = true;
-			ex->end = r;
-			break;
-		}
-		execution_tell_reader(ex);
+	if (recv(ex->process.report_fd, &r, sizeof(r), MSG_DONTWAIT) != sizeof(r))
+		return errno == EAGAIN || errno == EINTR;
+	if (r.type == LAUNCH_ENDED) {
+		ex->has_end = true;
+		ex->end = r;
+	} else {
+		execution_exit_not_started(ex, &r);
 	}
+	return true;
 }
 
 static void pump(struct execution *ex, struct output *output, uint64_t *since)
@@ -268,10 +187,27 @@ static void clear_wake(struct execution *ex)
 		return;
 }
 
+/* Tell of the start, but if both its streams have ended already the program has most likely ended
+ * too: then one message will say it all, and for that the reader may wait a little. Returns how
+ * much longer, 0 for no more. Under the lock. */
+static uint64_t tell_start(struct execution *ex, uint64_t now)
+{
+	if (!ex->runs_since || ex->started)
+		return 0;
+	bool streams = ex->out.fd >= 0 || ex->err.fd >= 0;
+	uint64_t until = ex->runs_since + TOGETHER_USEC;
+	if (!streams && !ex->has_end && now < until)
+		return until - now;
+	ex->started = true;
+	execution_tell_reader(ex);
+	return 0;
+}
+
 /* Until no process of the job is left, but perhaps the job init. */
 static void run(struct execution *ex)
 {
-	enum { OUT, ERR, WAKE, REPORT, PIDFD, COUNT };
+	enum { OUT, ERR, WAKE, START, REPORT, PIDFD, COUNT };
+	bool reports = true;
 
 	for (bool alive = true; alive;) {
 		pthread_mutex_lock(&ex->lock);
@@ -281,10 +217,13 @@ static void run(struct execution *ex)
 			[OUT] = poll_output(&ex->out),
 			[ERR] = poll_output(&ex->err),
 			[WAKE] = {.fd = ex->wake, .events = POLLIN},
-			[REPORT] = {.fd = ex->process.report_fd, .events = POLLIN},
+			[START] = {.fd = ex->process.start_fd, .events = POLLIN},
+			[REPORT] = {.fd = reports ? ex->process.report_fd : -1, .events = POLLIN},
 			[PIDFD] = {.fd = ex->process.pidfd, .events = POLLIN},
 		};
 		int wait_ms = poll_wait_ms(ex, now);
+		if (tell_start(ex, now) && (wait_ms < 0 || wait_ms > TOGETHER_USEC / 1000))
+			wait_ms = TOGETHER_USEC / 1000;
 		pthread_mutex_unlock(&ex->lock);
 		if (!patient) {
 			log_error("executor", "%s: a process of the job cannot be killed", ex->id);
@@ -296,29 +235,18 @@ static void run(struct execution *ex)
 		pthread_mutex_lock(&ex->lock);
 		if (fds[WAKE].revents)
 			clear_wake(ex);
-		if (fds[REPORT].revents) {
-			read_report(ex);
-			if (!(fds[REPORT].revents & POLLIN))
-				close_fd(&ex->process.report_fd); /* its end: nothing more */
-		}
+		if (fds[REPORT].revents)
+			reports = hear_report(ex);
 		if (fds[OUT].revents)
 			pump(ex, &ex->out, &ex->out_since);
 		if (fds[ERR].revents)
 			pump(ex, &ex->err, &ex->err_since);
 		alive = !fds[PIDFD].revents && !ex->has_end;
+		/* It was before the end, if it was. */
+		if (fds[START].revents || !alive)
+			hear_start(ex);
 		pthread_mutex_unlock(&ex->lock);
 	}
-}
-
-/* The kernel takes the namespaces apart while it ends. */
-static void reap_init(const struct execution *ex)
-{
-	struct pollfd fd = {.fd = ex->process.pidfd, .events = POLLIN};
-
-	if (poll(&fd, 1, GIVE_UP_USEC / 1000) != 1)
-		log_error("executor", "%s: the process that watched the job does not end", ex->id);
-	/* PID 1's reaper may have been faster. */
-	waitid(P_PIDFD, (id_t)ex->process.pidfd, &(siginfo_t){0}, WEXITED | WNOHANG | __WALL);
 }
 
 /* What is still in a pipe. Nobody writes any more, so "nothing now" is the end. Under the lock. */
@@ -362,33 +290,77 @@ static void drain(struct execution *ex)
 	}
 }
 
+static void begin_to_read(struct execution *ex)
+{
+	pthread_mutex_lock(&ex->lock);
+	output_init(
+		&ex->out, steal_fd(ex->process.out_fd), ex->output_bytes, ex->detached_usec > 0);
+	output_init(
+		&ex->err, steal_fd(ex->process.err_fd), ex->output_bytes, ex->detached_usec > 0);
+	ex->started_usec = now_mono_usec();
+	if (ex->timeout_usec)
+		ex->timeout_at = ex->started_usec + ex->timeout_usec + START_USEC;
+	pthread_mutex_unlock(&ex->lock);
+}
+
 static int launch(struct execution *ex, struct error **err)
 {
+	struct executor *executor = ex->executor;
 	char name[32];
 	const struct cgroup_limits limits = {.memory = ex->memory_bytes, .pids = LAUNCH_PIDS_MAX};
 
-	pthread_mutex_lock(&ex->executor->lock);
-	snprintf(name, sizeof(name), "job-%d-%u", (int)getpid(), ++ex->executor->serial);
-	pthread_mutex_unlock(&ex->executor->lock);
-	ex->cgroup = cgroup_new(ex->executor->cgroups, name, &limits);
-	return launch_start(&ex->launch, cgroup_fd(ex->cgroup), &ex->process, err);
+	pthread_mutex_lock(&executor->lock);
+	snprintf(name, sizeof(name), "job-%d-%u", (int)getpid(), ++executor->serial);
+	pthread_mutex_unlock(&executor->lock);
+	ex->oom_kills_before = machine_oom_kills();
+	ex->cgroup = cgroup_new(executor->cgroups, name, &limits);
+	if (launch_prepare(executor->root, &executor->sandbox, cgroup_fd(ex->cgroup), false,
+		    &ex->process, err) < 0)
+		return -1;
+	return launch_start(&ex->launch, &ex->process, err);
 }
 
-static int start(struct execution *ex, struct error **err)
+/* Nothing of the job is left but perhaps its init, which takes its namespaces apart as it ends. */
+static void clear_away(struct execution *ex)
 {
-	ex->oom_kills_before = machine_oom_kills();
-	if (!spares_take(ex->executor->spares, &ex->launch, ex->memory_bytes, &ex->process,
-		    &ex->cgroup) &&
-		launch(ex, err) < 0)
-		return -1;
+	if (ex->process.pidfd >= 0 && !launched_end(&ex->process))
+		log_error("executor", "%s: the process that watched the job does not end", ex->id);
+	cgroup_free(steal_ptr(ex->cgroup));
+}
 
+/* A spare job init that died before it had begun with the plan: the program has not run. */
+static bool spare_was_lost(const struct execution *ex)
+{
+	return ex->spare && !ex->pid && !ex->exit.reason && ex->why == NOT_STOPPED && !ex->released;
+}
+
+static int start_again(struct execution *ex, struct error **err)
+{
+	log_warn("executor", "%s: the spare job init was lost; another is made", ex->id);
 	pthread_mutex_lock(&ex->lock);
-	output_init(&ex->out, ex->process.out_fd, ex->output_bytes, ex->detached_usec > 0);
-	output_init(&ex->err, ex->process.err_fd, ex->output_bytes, ex->detached_usec > 0);
-	ex->started_usec = now_mono_usec();
-	if (ex->timeout_usec)
-		ex->timeout_at = ex->started_usec + ex->timeout_usec;
+	output_free(&ex->out);
+	output_free(&ex->err);
+	ex->spare = ex->has_end = false;
 	pthread_mutex_unlock(&ex->lock);
+	clear_away(ex);
+	return launch(ex, err);
+}
+
+/* Start it, unless a spare has, and let it run. */
+static int start_and_run(struct execution *ex, struct error **err)
+{
+	if (!ex->spare && launch(ex, err) < 0)
+		return -1;
+	begin_to_read(ex);
+	run(ex);
+	if (spare_was_lost(ex)) {
+		if (start_again(ex, err) < 0)
+			return -1;
+		begin_to_read(ex);
+		run(ex);
+	}
+	ex->exit.wall_usec = now_mono_usec() - ex->started_usec;
+	drain(ex);
 	return 0;
 }
 
@@ -397,10 +369,11 @@ static void finish(struct execution *ex)
 	struct execution_exit *exit = &ex->exit;
 
 	pthread_mutex_lock(&ex->lock);
-	if (ex->started)
-		exit_after_run(ex);
+	ex->started = ex->runs_since != 0;
+	if (ex->started || (!exit->reason && ex->why != NOT_STOPPED))
+		execution_exit_after_run(ex);
 	else if (!exit->reason)
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED,
+		execution_set_exit(ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED,
 			xstrdup("the job's first process ended without a word"));
 	exit->stdout_bytes = ex->out.total;
 	exit->stderr_bytes = ex->err.total;
@@ -411,27 +384,49 @@ static void finish(struct execution *ex)
 	pthread_mutex_unlock(&ex->lock);
 }
 
-static void *execution_thread(void *arg)
+/* What is cleared away now would keep the exit from being told: there may be one processor. The
+ * stream goes when it has told it. */
+static void let_it_be_told(struct execution *ex)
+{
+	uint64_t now, until = now_mono_usec() + TELL_USEC;
+	struct pollfd fd = {.fd = ex->wake, .events = POLLIN};
+
+	while ((now = now_mono_usec()) < until) {
+		pthread_mutex_lock(&ex->lock);
+		bool told = !ex->attached || ex->released;
+		pthread_mutex_unlock(&ex->lock);
+		if (told)
+			return;
+		if (poll(&fd, 1, (int)((until - now + 999) / 1000)) > 0)
+			clear_wake(ex);
+	}
+}
+
+static void live(void *arg)
 {
 	struct execution *ex = arg;
 	struct error *err = NULL;
 
-	/* Where job and worker share a processor, the first byte of a burst does not take it from
-	 * the job: what it writes until it pauses goes out as one message. */
-	pthread_setschedparam(pthread_self(), SCHED_BATCH, &(struct sched_param){0});
-	if (start(ex, &err) == 0) {
-		run(ex);
-		ex->exit.wall_usec = now_mono_usec() - ex->started_usec;
-		drain(ex);
-	} else {
-		set_exit(ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED, steal_ptr(err->text));
+	if (start_and_run(ex, &err) < 0) {
+		execution_set_exit(
+			ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED, steal_ptr(err->text));
 		error_free(err);
 	}
 	finish(ex);
-	if (ex->process.pidfd >= 0)
-		reap_init(ex);
-	cgroup_free(ex->cgroup);
-	ex->cgroup = NULL;
+	let_it_be_told(ex);
+	clear_away(ex);
+	pthread_mutex_lock(&ex->lock);
+	ex->lives = false;
+	pthread_cond_broadcast(&ex->changed);
+	pthread_mutex_unlock(&ex->lock);
+}
+
+static void *execution_thread(void *arg)
+{
+	/* Where job and worker share a processor, the first byte of a burst does not take it from
+	 * the job: what it writes until it pauses goes out as one message. */
+	pthread_setschedparam(pthread_self(), SCHED_BATCH, &(struct sched_param){0});
+	live(arg);
 	return NULL;
 }
 
@@ -440,8 +435,6 @@ void execution_free(struct execution *ex)
 	launch_destroy(&ex->launch);
 	output_free(&ex->out);
 	output_free(&ex->err);
-	close_fd(&ex->process.pidfd);
-	close_fd(&ex->process.report_fd);
 	close_fd(&ex->wake);
 	pthread_cond_destroy(&ex->changed);
 	pthread_mutex_destroy(&ex->lock);
@@ -468,7 +461,8 @@ struct execution *execution_new(
 	ex->detached_usec = MIN(start->detached_ms, LIMIT_TIMEOUT_MS) * 1000;
 	ex->attached = true;
 	ex->abandoned_at = UINT64_MAX;
-	ex->process = (struct launched){.pidfd = -1, .report_fd = -1};
+	ex->process = (struct launched){
+		.pidfd = -1, .report_fd = -1, .start_fd = -1, .out_fd = -1, .err_fd = -1};
 	ex->out.fd = ex->err.fd = -1;
 	ex->timeout_at = ex->kill_at = ex->kill_init_at = ex->give_up_at = UINT64_MAX;
 	ex->stop_at = UINT64_MAX;
@@ -496,7 +490,7 @@ static int plan(struct execution *ex, const Worker__V1__RunStart *start, struct 
 		return 0;
 	if (why->code == ERR_INVALID)
 		return error_move(err, why);
-	set_exit(ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED, xstrdup(why->text));
+	execution_set_exit(ex, WORKER__V1__RUN_EXIT__REASON__START_FAILED, xstrdup(why->text));
 	ex->ended = true;
 	error_free(why);
 	return 0;
@@ -508,80 +502,17 @@ int execution_begin(struct execution *ex, const Worker__V1__RunStart *start, str
 		return -1;
 	if (ex->ended)
 		return 0;
+	struct spares *spares = ex->executor->spares;
+	ex->lives = true;
+	ex->spare = spares_take(spares, &ex->launch, ex->memory_bytes, &ex->process, &ex->cgroup,
+		&ex->oom_kills_before);
+	if (ex->spare) {
+		spares_run(spares, live, ex);
+		return 0;
+	}
 	int r = pthread_create(&ex->thread, NULL, execution_thread, ex);
+	ex->has_thread = r == 0;
 	return r ? error_errno(err, r, "a thread for the job") : 0;
-}
-
-/* What there is for the reader now. Under the lock. */
-static bool take_event(struct execution *ex, void *buf, size_t size, struct execution_event *ret)
-{
-	uint64_t out_pending = output_pending(&ex->out), err_pending = output_pending(&ex->err);
-
-	if (ex->evict) {
-		ret->type = EXECUTION_TAKEN_OVER;
-		return true;
-	}
-	if (ex->started && !ex->started_taken) {
-		ex->started_taken = true;
-		ret->type = EXECUTION_STARTED;
-		ret->pid = ex->pid;
-		ret->uptime_usec = ex->uptime_usec;
-		return true;
-	}
-	/* A program may write before the word of its start has come here: who follows hears it
-	 * first.
-	 */
-	if ((out_pending || err_pending) && (ex->started || ex->ended)) {
-		bool out = out_pending && (!err_pending || ex->out_since < ex->err_since);
-		struct output *output = out ? &ex->out : &ex->err;
-		bool was_full = !output_wants(output);
-		ret->type = out ? EXECUTION_OUT : EXECUTION_ERR;
-		ret->size = output_take(output, buf, size);
-		/* Behind the other, if more is left: neither starves. */
-		*(out ? &ex->out_since : &ex->err_since) = ++ex->sequence;
-		if (was_full)
-			execution_wake(ex);
-		return true;
-	}
-	if (ex->ended) {
-		ret->type = EXECUTION_EXIT;
-		ret->exit = ex->exit;
-		return true;
-	}
-	return false;
-}
-
-void execution_deadline(int wait_ms, struct timespec *ret)
-{
-	uint64_t until = now_mono_usec() + (uint64_t)wait_ms * 1000;
-
-	ret->tv_sec = (time_t)(until / 1000000);
-	ret->tv_nsec = (long)(until % 1000000) * 1000;
-}
-
-void execution_next(
-	struct execution *ex, int wait_ms, void *buf, size_t size, struct execution_event *ret)
-{
-	struct timespec ts;
-
-	execution_deadline(wait_ms, &ts);
-	memset(ret, 0, sizeof(*ret));
-	pthread_mutex_lock(&ex->lock);
-	while (!take_event(ex, buf, size, ret)) {
-		if (pthread_cond_timedwait(&ex->changed, &ex->lock, &ts) == ETIMEDOUT) {
-			take_event(ex, buf, size, ret);
-			break;
-		}
-	}
-	pthread_mutex_unlock(&ex->lock);
-}
-
-void execution_listen(struct execution *ex, void (*fn)(void *arg), void *arg)
-{
-	pthread_mutex_lock(&ex->lock);
-	ex->listener = fn;
-	ex->listener_arg = arg;
-	pthread_mutex_unlock(&ex->lock);
 }
 
 void execution_stop(struct execution *ex, uint64_t grace_ms)
@@ -600,7 +531,11 @@ void execution_release(struct execution *ex)
 	ex->released = true;
 	pthread_mutex_unlock(&ex->lock);
 	execution_wake(ex);
-	if (ex->thread)
+	pthread_mutex_lock(&ex->lock);
+	while (ex->lives)
+		pthread_cond_wait(&ex->changed, &ex->lock);
+	pthread_mutex_unlock(&ex->lock);
+	if (ex->has_thread)
 		pthread_join(ex->thread, NULL);
 	executor_forget(ex);
 	execution_free(ex);

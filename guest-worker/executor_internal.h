@@ -1,4 +1,5 @@
-/* What executor.c (the table) and execution.c (one job's life) share. Nobody else includes this. */
+/* What executor.c (the table) and execution*.c (one job's life) share. Nobody else includes this.
+ */
 #pragma once
 
 #include <pthread.h>
@@ -28,13 +29,15 @@ struct execution {
 	struct executor *executor;
 	struct execution *next; /* under executor->lock */
 	char *id;
-	pthread_t thread;
+	pthread_t thread; /* if it has one of its own */
+	bool has_thread;
 	int wake; /* owned */
 	uint64_t timeout_usec, grace_usec, output_bytes, memory_bytes;
 	uint64_t detached_usec; /* how long it outlives a lost stream; 0: not at all */
 
-	/* Of the execution's thread alone. */
+	/* Of the execution's thread alone, once it lives. */
 	struct launch launch;
+	bool spare; /* process was made ahead, and has the plan */
 	struct launched process;
 	struct cgroup *cgroup;
 	uint64_t started_usec; /* clock of all deadlines: now_mono_usec() */
@@ -50,8 +53,10 @@ struct execution {
 	struct output out, err;
 	uint64_t out_since, err_since; /* order in which the rings became non-empty */
 	uint64_t sequence;
+	bool lives;	     /* its thread is about it */
+	uint64_t runs_since; /* 0: not yet; the reader is told by `started` */
 	bool started, started_taken;
-	uint32_t pid;
+	uint32_t pid; /* 0: the job's process has not yet said that it is about to start */
 	uint64_t uptime_usec;
 	bool attached;	       /* a stream looks at it */
 	bool evict;	       /* and shall end, for another one waits */
@@ -67,6 +72,12 @@ struct execution {
 	char *error; /* owned: exit.error */
 };
 
+/* execution_exit.c: under the lock, or when nobody else knows the execution. */
+void execution_set_exit(struct execution *execution, Worker__V1__RunExit__Reason reason,
+	char *error); /* takes it */
+void execution_exit_not_started(struct execution *execution, const struct launch_report *r);
+void execution_exit_after_run(struct execution *execution);
+
 /* execution.c */
 struct execution *execution_new(
 	struct executor *executor, const Worker__V1__RunStart *start, struct error **err);
@@ -78,6 +89,7 @@ int execution_begin(
 
 /* Have its thread look at everything again. */
 void execution_wake(struct execution *execution);
+/* execution_events.c */
 /* There may be something for the stream. Under the lock. */
 void execution_tell_reader(struct execution *execution);
 /* On the clock of `changed`. */

@@ -1,7 +1,9 @@
 /* Process 1 of a job, and the job's process up to its exec.
  *
- * Nothing here may allocate, lock or touch what another thread of the worker may have held at the
- * fork: system calls on the plan's data only.
+ * Where it is a copy of the worker, nothing here may allocate, lock or touch what another thread of
+ * the worker may have held at the fork: system calls on what it was given only. Where the worker's
+ * program is executed anew for it, it never comes to that program's main(): before that, and before
+ * the libraries that the worker needs have begun, be_job_init() looks what it was called.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,21 +28,17 @@
 #include "common/util.h"
 #include "guest-worker/launch_plan.h"
 
-/* The fds of a job init, once they are in their places. */
-enum { FD_IN, FD_OUT, FD_ERR, FD_REPORT, FD_CGROUP, FD_PLAN, FD_EXEC_READ, FD_EXEC_WRITE };
+char job_init_name[] = "orchestrator-job-init";
 
 struct job_init {
-	const struct launch *launch;
-	unsigned namespaces;
-	bool cgroup;
-	bool spare; /* the plan comes later */
+	struct launch_setup setup;
 	pid_t job;
 };
 
 static void report(const struct launch_report *r)
 {
 	/* If the worker is gone, its end has killed us or will. */
-	if (write(FD_REPORT, r, sizeof(*r)) < 0)
+	if (send(JOB_INIT_REPORT, r, sizeof(*r), MSG_NOSIGNAL) < 0)
 		return;
 }
 
@@ -52,25 +50,15 @@ static _Noreturn void fail(enum launch_step step)
 	_exit(1);
 }
 
-/* Move the fds to their places, by way of high numbers, so that none is overwritten before it was
- * moved; close all others. */
-static int arrange_fds(const struct job_init_fds *fds)
+/* What the job's program must not have. */
+static int hide_fds(void)
 {
-	/* Every place is filled: the pipe made later must get the numbers behind them. */
-	const int wanted[] = {fds->in, fds->out, fds->err, fds->report,
-		fds->cgroup >= 0 ? fds->cgroup : fds->in, fds->plan >= 0 ? fds->plan : fds->in};
-	int high[ARRAY_SIZE(wanted)];
+	static const int fds[] = {JOB_INIT_REPORT, JOB_INIT_CGROUP, JOB_INIT_START};
 
-	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
-		high[i] = fcntl(wanted[i], F_DUPFD_CLOEXEC, 64);
-		if (high[i] < 0)
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		if (fcntl(fds[i], F_SETFD, FD_CLOEXEC) < 0)
 			return -1;
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++) {
-		if (dup3(high[i], (int)i, i <= FD_ERR ? 0 : O_CLOEXEC) < 0)
-			return -1;
-	}
-	return (int)syscall(SYS_close_range, (unsigned)FD_EXEC_READ, ~0U, 0U);
+	return 0;
 }
 
 /* Namespaces. -----------------------------------------------------------------------------------
@@ -124,14 +112,14 @@ static int guard_proc(const char *root)
 
 static int mount_proc(const struct job_init *init)
 {
-	const char *root = init->launch->root->path;
-	bool must = job_root_is_separate(init->launch->root);
+	const char *root = init->setup.root.path;
+	bool must = job_root_is_separate(&init->setup.root);
 	char path[512];
 
 	/* Otherwise a mount made here would appear in the machine's own namespace. */
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0)
 		return must ? -1 : 0;
-	if (!(init->namespaces & CLONE_NEWPID))
+	if (!(init->setup.sandbox.namespaces & CLONE_NEWPID))
 		return 0;
 	if (join_path(path, sizeof(path), root, "/proc") < 0)
 		return -1;
@@ -164,18 +152,21 @@ static void bring_loopback_up(void)
 /* The job's process. ----------------------------------------------------------------------------
  */
 
+static void tell_worker(const struct launch_report *r)
+{
+	if (send(JOB_INIT_START, r, sizeof(*r), MSG_NOSIGNAL) < 0)
+		_exit(126); /* there is no worker any more */
+}
+
 static _Noreturn void job_fail(enum launch_step step)
 {
-	const struct launch_report r = {.type = LAUNCH_FAILED, .step = step, .errnum = errno};
-
-	if (write(FD_EXEC_WRITE, &r, sizeof(r)) < 0)
-		_exit(126);
+	tell_worker(&(struct launch_report){.type = LAUNCH_FAILED, .step = step, .errnum = errno});
 	_exit(125);
 }
 
 static int join_cgroup(void)
 {
-	int fd = openat(FD_CGROUP, "cgroup.procs", O_WRONLY | O_CLOEXEC);
+	int fd = openat(JOB_INIT_CGROUP, "cgroup.procs", O_WRONLY | O_CLOEXEC);
 
 	return fd >= 0 && write(fd, "0", 1) == 1 ? close(fd) : -1;
 }
@@ -185,9 +176,9 @@ static int join_cgroup(void)
 static pid_t clone_job(const struct job_init *init, bool *ret_joined)
 {
 	struct clone_args args = {
-		.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = FD_CGROUP};
+		.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD, .cgroup = JOB_INIT_CGROUP};
 
-	if (init->cgroup) {
+	if (init->setup.cgroup) {
 		*ret_joined = true;
 		long pid = syscall(SYS_clone3, &args, sizeof(args));
 		if (pid >= 0)
@@ -263,58 +254,42 @@ static _Noreturn void job_run(const struct job_init *init, bool joined)
 		[SANDBOX_WORKDIR] = STEP_WORKDIR,
 		[SANDBOX_FILTER] = STEP_FILTER,
 	};
-	struct launch launch = *init->launch;
+	struct launch launch = {0};
 
 	setsid();
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (init->cgroup && !joined && join_cgroup() < 0)
+	if (init->setup.cgroup && !joined && join_cgroup() < 0)
 		job_fail(STEP_CGROUP);
-	if (init->cgroup)
+	if (init->setup.cgroup)
 		unshare(CLONE_NEWCGROUP); /* hides a path, no more: may fail */
 	allow_oom_kill();
 	reset_signals();
 	sched_setscheduler(0, SCHED_OTHER, &(struct sched_param){0});
-	enum sandbox_step failed = sandbox_confine(launch.sandbox, geteuid() != 0);
-	if (failed == SANDBOX_OK && init->spare && launch_plan_receive(FD_PLAN, &launch) < 0)
+	enum sandbox_step failed = sandbox_confine(&init->setup.sandbox, geteuid() != 0);
+	if (failed == SANDBOX_OK && launch_plan_receive(JOB_INIT_START, &launch) < 0)
 		job_fail(STEP_PREPARE);
 	if (failed == SANDBOX_OK)
 		failed = sandbox_enter(&launch.user, launch.workdir);
 	if (failed != SANDBOX_OK)
 		job_fail(steps[failed]);
+	tell_worker(&(struct launch_report){.type = LAUNCH_STARTING, .pid = getpid()});
 	exec_program(&launch);
 }
 
-/* Returns when the program runs; reports and ends when it cannot. */
 static void start_job(struct job_init *init)
 {
-	struct launch_report r;
 	bool joined;
-	int ends[2];
 
-	if (pipe2(ends, O_CLOEXEC) < 0 || ends[0] != FD_EXEC_READ || ends[1] != FD_EXEC_WRITE)
-		fail(STEP_PREPARE);
 	init->job = clone_job(init, &joined);
 	if (init->job < 0)
 		fail(STEP_FORK);
 	if (init->job == 0)
 		job_run(init, joined);
 
-	/* Ours would keep the job's streams open. */
-	close(FD_IN);
-	close(FD_OUT);
-	close(FD_ERR);
-	close(FD_CGROUP);
-	close(FD_PLAN);
-	close(FD_EXEC_WRITE);
-	ssize_t n = read(FD_EXEC_READ, &r, sizeof(r));
-	close(FD_EXEC_READ);
-	if (n != sizeof(r))
-		r = (struct launch_report){.type = LAUNCH_STARTED, .pid = init->job};
-	if (r.type == LAUNCH_FAILED)
-		waitpid(init->job, NULL, __WALL);
-	report(&r);
-	if (r.type == LAUNCH_FAILED)
-		_exit(1);
+	/* Ours would keep the job's streams open, and hide its start. */
+	for (int fd = 0; fd < JOB_INIT_FDS; fd++)
+		if (fd != JOB_INIT_REPORT)
+			close(fd);
 }
 
 /* Watching. -------------------------------------------------------------------------------------
@@ -345,7 +320,7 @@ static void kill_children(void)
 
 static void kill_all(const struct job_init *init)
 {
-	if (init->namespaces & CLONE_NEWPID) {
+	if (init->setup.sandbox.namespaces & CLONE_NEWPID) {
 		kill(-1, SIGKILL); /* everything in the namespace but us */
 		return;
 	}
@@ -414,28 +389,35 @@ static uint64_t usec(const struct timeval *tv)
 	return (uint64_t)tv->tv_sec * 1000000 + (uint64_t)tv->tv_usec;
 }
 
-void job_init_run(const struct launch *launch, unsigned namespaces, const struct job_init_fds *fds)
+/* The worker first: our end takes the namespaces apart. It may leave us waiting for a while. */
+static void wait_to_be_let_go(void)
 {
-	struct job_init init = {.launch = launch,
-		.namespaces = namespaces,
-		.cgroup = fds->cgroup >= 0,
-		.spare = fds->plan >= 0};
+	char byte;
+
+	while (read(JOB_INIT_REPORT, &byte, 1) < 0 && errno == EINTR)
+		;
+}
+
+void job_init_run(void)
+{
+	struct job_init init = {0};
 	struct rusage used;
 
-	/* Before the fds are arranged there is nowhere to report to: the worker sees the end. */
-	if (arrange_fds(fds) < 0)
+	if (hide_fds() < 0)
 		_exit(1);
 	/* Not by prctl(): a sanitizer's takes a lock, which another thread may have had when we
-	 * were born. */
+	 * were forked. */
 	syscall(SYS_prctl, PR_SET_NAME, "job-init");
-	/* Our memory is a copy of the worker's: not even root in the job may look at it. */
+	/* Not even root in the job may look at our memory, nor at the program that we are. */
 	prctl(PR_SET_DUMPABLE, 0);
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (launch_setup_receive(JOB_INIT_START, &init.setup) < 0)
+		fail(STEP_PREPARE);
+	const unsigned namespaces = init.setup.sandbox.namespaces;
 	if (!(namespaces & CLONE_NEWPID))
 		prctl(PR_SET_CHILD_SUBREAPER, 1);
 	if (namespaces & CLONE_NEWNS && mount_proc(&init) < 0)
 		fail(STEP_MOUNT);
-	if (job_root_is_separate(launch->root) && enter_root(launch->root) < 0)
+	if (job_root_is_separate(&init.setup.root) && enter_root(&init.setup.root) < 0)
 		fail(STEP_ROOT);
 	if (namespaces & CLONE_NEWNET)
 		bring_loopback_up();
@@ -449,7 +431,13 @@ void job_init_run(const struct launch *launch, unsigned namespaces, const struct
 		r.max_rss_bytes = (uint64_t)used.ru_maxrss * 1024;
 	}
 	report(&r);
-	/* The worker first: our end takes the namespaces apart. */
-	sched_yield();
+	wait_to_be_let_go();
 	_exit(0);
+}
+
+/* 101: the first that is ours to have. */
+__attribute__((constructor(101))) static void be_job_init(int argc, char **argv)
+{
+	if (argc == 1 && str_eq(argv[0], job_init_name))
+		job_init_run();
 }

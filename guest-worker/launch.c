@@ -1,26 +1,17 @@
+/* What is to be run: a request as a plan. The start is in launch_start.c. */
 #include "guest-worker/launch.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/limits.h"
 #include "common/util.h"
-#include "guest-worker/launch_plan.h"
 
 #define DEFAULT_PATH  "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #define PATH_ELEMENTS 64
-#define PIPE_BYTES    (256 * 1024)
-#define PLAN_SECONDS  5
-
-/* The plan. -------------------------------------------------------------------------------------
- */
 
 static void free_strings(char **strings)
 {
@@ -173,148 +164,4 @@ void launch_destroy(struct launch *launch)
 	free(launch->workdir);
 	free(launch->script);
 	memset(launch, 0, sizeof(*launch));
-}
-
-/* The start. ------------------------------------------------------------------------------------
- */
-
-static int output_pipe(int ret[2])
-{
-	if (pipe2(ret, O_CLOEXEC) < 0 || fd_set_nonblock(ret[0], true) < 0)
-		return -1;
-	/* Fewer changes between the job and us; the default does too. */
-	fcntl(ret[1], F_SETPIPE_SZ, PIPE_BYTES);
-	return 0;
-}
-
-/* A pipe for the job's output belongs to the job's user: /dev/stdout is opened anew by the
- * permissions of the pipe itself. */
-static int give_pipes(const struct job_user *user, int out, int err)
-{
-	if (user->self)
-		return 0;
-	return fchown(out, user->uid, user->gid) < 0 ? -1 : fchown(err, user->uid, user->gid);
-}
-
-static long clone_init(unsigned namespaces, int *ret_pidfd)
-{
-	return syscall(SYS_clone, (unsigned long)(namespaces | CLONE_PIDFD) | SIGCHLD, NULL,
-		ret_pidfd, NULL, 0UL);
-}
-
-struct pipes {
-	int out[2], err[2], report[2];
-};
-
-static void close_pipes(struct pipes *pipes)
-{
-	for (int i = 0; i < 2; i++) {
-		close_fd(&pipes->out[i]);
-		close_fd(&pipes->err[i]);
-		close_fd(&pipes->report[i]);
-	}
-}
-
-static int open_pipes(struct pipes *ret)
-{
-	*ret = (struct pipes){{-1, -1}, {-1, -1}, {-1, -1}};
-	if (output_pipe(ret->out) < 0 || output_pipe(ret->err) < 0 ||
-		pipe2(ret->report, O_CLOEXEC) < 0 || fd_set_nonblock(ret->report[0], true) < 0) {
-		close_pipes(ret);
-		return -1;
-	}
-	return 0;
-}
-
-/* plan_fd: its end of the socket, or -1. */
-static int start(const struct launch *launch, int cgroup_fd, int plan_fd, struct launched *ret,
-	struct error **err)
-{
-	struct pipes pipes;
-	sigset_t all, before;
-	int pidfd = -1;
-
-	_cleanup_close_ int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
-	if (null < 0)
-		return error_errno(err, errno, "/dev/null");
-	if (open_pipes(&pipes) < 0)
-		return error_errno(err, errno, "making the job's pipes");
-
-	if (plan_fd < 0 && give_pipes(&launch->user, pipes.out[1], pipes.err[1]) < 0) {
-		close_pipes(&pipes);
-		return error_errno(err, errno, "giving the job its pipes");
-	}
-
-	/* No handler of ours may run in the child, which keeps them all blocked. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	long pid = clone_init(launch->sandbox->namespaces, &pidfd);
-	if (pid == 0) {
-		const struct job_init_fds fds = {
-			null, pipes.out[1], pipes.err[1], pipes.report[1], cgroup_fd, plan_fd};
-		job_init_run(launch, launch->sandbox->namespaces, &fds);
-	}
-	int saved = errno;
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (pid < 0) {
-		close_pipes(&pipes);
-		return error_errno(err, saved, "making the job's namespaces");
-	}
-	ret->pid = (pid_t)pid;
-	ret->pidfd = pidfd;
-	ret->report_fd = steal_fd(pipes.report[0]);
-	ret->out_fd = steal_fd(pipes.out[0]);
-	ret->err_fd = steal_fd(pipes.err[0]);
-	close_pipes(&pipes);
-	return 0;
-}
-
-int launch_start(
-	const struct launch *launch, int cgroup_fd, struct launched *ret, struct error **err)
-{
-	return start(launch, cgroup_fd, -1, ret, err);
-}
-
-int launch_spare(const struct job_root *root, const struct sandbox *sandbox, int cgroup_fd,
-	struct launched *ret, int *ret_plan_fd, struct error **err)
-{
-	const struct launch launch = {.root = root, .sandbox = sandbox};
-	const struct timeval limit = {.tv_sec = PLAN_SECONDS};
-	int ends[2];
-
-	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
-		return error_errno(err, errno, "a socket for a job's plan");
-	_cleanup_close_ int ours = ends[0], its = ends[1];
-	if (setsockopt(ours, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit)) < 0)
-		return error_errno(err, errno, "a socket for a job's plan");
-	if (start(&launch, cgroup_fd, its, ret, err) < 0)
-		return -1;
-	*ret_plan_fd = steal_fd(ours);
-	return 0;
-}
-
-static int send_all(int fd, const uint8_t *data, size_t size)
-{
-	while (size) {
-		ssize_t n = send(fd, data, size, MSG_NOSIGNAL);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return -1;
-		data += n;
-		size -= (size_t)n;
-	}
-	return 0;
-}
-
-int launch_spare_use(
-	const struct launch *launch, const struct launched *spare, int plan_fd, struct error **err)
-{
-	if (give_pipes(&launch->user, spare->out_fd, spare->err_fd) < 0)
-		return error_errno(err, errno, "giving the job its pipes");
-	size_t size;
-	_cleanup_free_ uint8_t *packed = launch_plan_pack(launch, &size);
-	if (send_all(plan_fd, packed, size) < 0)
-		return error_errno(err, errno, "giving the job's process its plan");
-	return 0;
 }

@@ -4,14 +4,15 @@
  *
  * The job init (job_init.c) is process 1 of the job's namespaces: it makes their mounts, watches
  * the program, takes in its orphans, and when the program has ended kills what is left and reports.
- * It is forked from a program with threads and never execs, so it works only on what the plan has
- * ready: it allocates nothing, takes no lock, and reads no clock.
- *
- * A spare one is made before there is a plan, with everything done that does not depend on one: the
- * job's process, confined already, waits for it at a socket.
+ * It is made before there is a plan, with everything done that does not depend on one: the job's
+ * process, confined already, waits for it at a socket. So it may be made ahead (spare.h). Then it
+ * is the worker's own program executed anew: nothing of the worker's memory is in it, it is small,
+ * and the exec of the job's program has little to take apart. That takes longer than a fork, so one
+ * that is made when a job waits for it is a copy of the worker, on which job_init.c may do little.
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -39,24 +40,21 @@ void launch_destroy(struct launch *launch);
 struct launched {
 	pid_t pid;     /* of the job init */
 	int pidfd;     /* owned; readable when no process of the job is left */
-	int report_fd; /* owned; struct launch_report, non-blocking */
+	int report_fd; /* owned; from the job init; it stays until this is closed */
+	int start_fd;  /* owned; to and from the job's process, until that has become the program */
 	int out_fd;    /* owned; non-blocking */
 	int err_fd;
 };
 
-/* The calling thread must outlive the job: its end would end the job. cgroup_fd: of its directory,
- * or -1. */
-int launch_start(
-	const struct launch *launch, int cgroup_fd, struct launched *ret, struct error **err);
-
-/* A spare one, where we are root. *ret_plan_fd (owned): where its plan goes. */
-int launch_spare(const struct job_root *root, const struct sandbox *sandbox, int cgroup_fd,
-	struct launched *ret, int *ret_plan_fd, struct error **err);
-/* Give it its plan, which has the same root and sandbox; from here on it is as one of
- * launch_start(). Waits for the spare to take the plan in, a bounded time. On failure it is of no
- * use any more. */
-int launch_spare_use(
-	const struct launch *launch, const struct launched *spare, int plan_fd, struct error **err);
+/* launch_start.c: a job init without a plan. The calling thread must outlive it: its end would end
+ * the job. cgroup_fd: of its directory, or -1. ahead: executed anew. */
+int launch_prepare(const struct job_root *root, const struct sandbox *sandbox, int cgroup_fd,
+	bool ahead, struct launched *ret, struct error **err);
+/* Give it its plan, which has the same root and sandbox. Waits for the job's process to take that
+ * in, a bounded time. On failure the job init is of no use any more. */
+int launch_start(const struct launch *launch, const struct launched *process, struct error **err);
+/* Kill a job init, wait for its end a bounded time, close what is open. False: it does not end. */
+bool launched_end(struct launched *process);
 
 #define LAUNCH_PIDS_MAX 4096 /* processes of a job */
 
@@ -79,11 +77,12 @@ enum launch_step {
 	STEP_EXEC,
 };
 
-/* At most two come: STARTED or FAILED, then ENDED after STARTED. Smaller than PIPE_BUF, so each is
- * read whole. */
+/* The job's process says by start_fd: STARTING, of which the end of start_fd makes a start, or else
+ * FAILED. The job init says by report_fd: ENDED, with which nothing of the job is left but itself,
+ * or FAILED, when it could not make the job's process. Each comes whole. */
 struct launch_report {
-	enum { LAUNCH_STARTED, LAUNCH_FAILED, LAUNCH_ENDED } type;
-	int pid;		/* STARTED: as the job sees it */
+	enum { LAUNCH_STARTING = 1, LAUNCH_FAILED, LAUNCH_ENDED } type;
+	int pid;		/* STARTING: as the job sees it */
 	enum launch_step step;	/* FAILED */
 	int errnum;		/* FAILED */
 	int status;		/* ENDED: of waitpid */
@@ -92,12 +91,21 @@ struct launch_report {
 	uint64_t max_rss_bytes; /* ENDED: of the largest */
 };
 
-/* job_init.c */
-struct job_init_fds {
-	int in, out, err, report;
-	int cgroup; /* or -1 */
-	int plan;   /* where the plan comes from; -1: launch is whole */
+/* Between launch_start.c and job_init.c. -------------------------------------------------------
+ */
+
+/* A program that is executed with this as its only argument is a job init, before its main(). */
+extern char job_init_name[];
+/* Or, in a process forked from the worker. */
+_Noreturn void job_init_run(void);
+
+/* The job init's fds, which it has from its birth. */
+enum {
+	JOB_INIT_IN,
+	JOB_INIT_OUT,
+	JOB_INIT_ERR,
+	JOB_INIT_REPORT,
+	JOB_INIT_CGROUP, /* if it has one */
+	JOB_INIT_START,
+	JOB_INIT_FDS
 };
-/* Of a spare launch only root and sandbox are set. */
-_Noreturn void job_init_run(
-	const struct launch *launch, unsigned namespaces, const struct job_init_fds *fds);

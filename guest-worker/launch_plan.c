@@ -7,6 +7,33 @@
 
 #include "common/util.h"
 
+/* Then the filter's instructions, then the root's path with its NUL. */
+struct packed_setup {
+	uint64_t size; /* of all */
+	uint64_t n_filter;
+	unsigned namespaces;
+	int last_cap;
+	bool cgroup;
+};
+
+uint8_t *launch_setup_pack(
+	const struct job_root *root, const struct sandbox *sandbox, bool cgroup, size_t *ret_size)
+{
+	struct packed_setup head = {.n_filter = sandbox->filter.len,
+		.namespaces = sandbox->namespaces,
+		.last_cap = sandbox->last_cap,
+		.cgroup = cgroup};
+	size_t filter = head.n_filter * sizeof(struct sock_filter), path = strlen(root->path) + 1;
+
+	head.size = sizeof(head) + filter + path;
+	uint8_t *base = xmalloc(head.size);
+	memcpy(base, &head, sizeof(head));
+	memcpy(base + sizeof(head), sandbox->filter.filter, filter);
+	memcpy(base + sizeof(head) + filter, root->path, path);
+	*ret_size = head.size;
+	return base;
+}
+
 /* Then the pointers of the three lists, each list with its NULL, as offsets from the beginning;
  * then the strings, the working directory first. */
 struct packed {
@@ -69,7 +96,7 @@ uint8_t *launch_plan_pack(const struct launch *launch, size_t *ret_size)
 	return w.base;
 }
 
-/* In the process that is to become the job. ------------------------------------------------------
+/* At the other end. -----------------------------------------------------------------------------
  */
 
 static int receive(int fd, uint8_t *to, size_t size)
@@ -85,6 +112,26 @@ static int receive(int fd, uint8_t *to, size_t size)
 		to += n;
 		size -= (size_t)n;
 	}
+	return 0;
+}
+
+int launch_setup_receive(int fd, struct launch_setup *ret)
+{
+	struct packed_setup head;
+
+	if (receive(fd, (uint8_t *)&head, sizeof(head)) < 0)
+		return -1;
+	size_t rest = head.size - sizeof(head);
+	uint8_t *base =
+		mmap(NULL, rest, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (base == MAP_FAILED || receive(fd, base, rest) < 0)
+		return -1;
+	*ret = (struct launch_setup){.cgroup = head.cgroup};
+	ret->sandbox.namespaces = head.namespaces;
+	ret->sandbox.last_cap = head.last_cap;
+	ret->sandbox.filter.len = (unsigned short)head.n_filter;
+	ret->sandbox.filter.filter = (struct sock_filter *)(void *)base;
+	ret->root.path = (const char *)base + head.n_filter * sizeof(struct sock_filter);
 	return 0;
 }
 

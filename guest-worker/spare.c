@@ -1,14 +1,9 @@
 #include "guest-worker/spare.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,8 +14,8 @@
 
 struct spare {
 	struct launched process;
-	int plan_fd;
 	struct cgroup *cgroup; /* or NULL */
+	uint64_t oom_kills;
 };
 
 struct spares {
@@ -31,7 +26,9 @@ struct spares {
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
-	struct spare *spare; /* or NULL */
+	struct spare *spare;	/* or NULL */
+	void (*run)(void *arg); /* or NULL: by its thread, for who took the last one */
+	void *run_arg;
 	bool busy, stopping;
 	bool failed; /* once is enough: jobs are started without */
 	uint64_t idle_since;
@@ -40,18 +37,8 @@ struct spares {
 
 static void spare_end(struct spare *spare)
 {
-	struct pollfd fd = {.fd = spare->process.pidfd, .events = POLLIN};
-
-	syscall(SYS_pidfd_send_signal, spare->process.pidfd, SIGKILL, NULL, 0);
-	if (poll(&fd, 1, END_WAIT_MS) != 1)
+	if (!launched_end(&spare->process))
 		log_error("spare", "a spare job init does not end");
-	/* PID 1's reaper may have been faster. */
-	waitid(P_PIDFD, (id_t)spare->process.pidfd, &(siginfo_t){0}, WEXITED | WNOHANG | __WALL);
-	close_fd(&spare->process.pidfd);
-	close_fd(&spare->process.report_fd);
-	close_fd(&spare->process.out_fd);
-	close_fd(&spare->process.err_fd);
-	close_fd(&spare->plan_fd);
 	cgroup_free(spare->cgroup);
 	free(spare);
 }
@@ -63,9 +50,10 @@ static struct spare *spare_new(struct spares *spares, struct error **err)
 	char name[40];
 
 	snprintf(name, sizeof(name), "spare-%d-%u", (int)getpid(), ++spares->serial);
+	spare->oom_kills = machine_oom_kills();
 	spare->cgroup = cgroup_new(spares->cgroups, name, &limits);
-	if (launch_spare(spares->root, spares->sandbox, cgroup_fd(spare->cgroup), &spare->process,
-		    &spare->plan_fd, err) == 0)
+	if (launch_prepare(spares->root, spares->sandbox, cgroup_fd(spare->cgroup), true,
+		    &spare->process, err) == 0)
 		return spare;
 	cgroup_free(spare->cgroup);
 	free(spare);
@@ -86,6 +74,18 @@ static void make(struct spares *spares)
 	spares->failed = !spare;
 }
 
+/* Under the lock, which it lets go meanwhile. */
+static void run(struct spares *spares)
+{
+	void (*fn)(void *arg) = spares->run;
+	void *arg = spares->run_arg;
+
+	spares->run = NULL;
+	pthread_mutex_unlock(&spares->lock);
+	fn(arg);
+	pthread_mutex_lock(&spares->lock);
+}
+
 /* Under the lock. */
 static void wait_until(struct spares *spares, uint64_t usec)
 {
@@ -104,7 +104,9 @@ static void *spares_thread(void *arg)
 	pthread_mutex_lock(&spares->lock);
 	while (!spares->stopping) {
 		uint64_t at = spares->idle_since + spares->idle_usec;
-		if (spares->busy || spares->spare || spares->failed)
+		if (spares->run)
+			run(spares);
+		else if (spares->busy || spares->spare || spares->failed)
 			pthread_cond_wait(&spares->changed, &spares->lock);
 		else if (now_mono_usec() < at)
 			wait_until(spares, at);
@@ -175,13 +177,14 @@ void spares_set_busy(struct spares *spares, bool busy)
 static bool is_well(const struct spare *spare)
 {
 	struct pollfd fds[] = {{.fd = spare->process.report_fd, .events = POLLIN},
+		{.fd = spare->process.start_fd, .events = POLLIN},
 		{.fd = spare->process.pidfd, .events = POLLIN}};
 
 	return poll(fds, ARRAY_SIZE(fds), 0) == 0;
 }
 
 bool spares_take(struct spares *spares, const struct launch *launch, uint64_t memory_bytes,
-	struct launched *ret, struct cgroup **ret_cgroup)
+	struct launched *ret, struct cgroup **ret_cgroup, uint64_t *ret_oom_kills)
 {
 	_cleanup_error_ struct error *err = NULL;
 
@@ -193,15 +196,12 @@ bool spares_take(struct spares *spares, const struct launch *launch, uint64_t me
 	if (!spare)
 		return false;
 	if (is_well(spare)) {
-		cgroup_set_memory(spare->cgroup, memory_bytes);
-		if (launch_spare_use(launch, &spare->process, spare->plan_fd, &err) == 0) {
-			close_fd(&spare->plan_fd);
+		cgroup_renew_memory(spare->cgroup, memory_bytes);
+		if (launch_start(launch, &spare->process, &err) == 0) {
 			*ret = spare->process;
 			*ret_cgroup = spare->cgroup;
+			*ret_oom_kills = spare->oom_kills;
 			free(spare);
-			pthread_mutex_lock(&spares->lock);
-			spares->taken++;
-			pthread_mutex_unlock(&spares->lock);
 			return true;
 		}
 	}
@@ -209,6 +209,16 @@ bool spares_take(struct spares *spares, const struct launch *launch, uint64_t me
 		err ? err->text : "it could not be prepared");
 	spare_end(spare);
 	return false;
+}
+
+void spares_run(struct spares *spares, void (*fn)(void *arg), void *arg)
+{
+	pthread_mutex_lock(&spares->lock);
+	spares->taken++;
+	spares->run = fn;
+	spares->run_arg = arg;
+	pthread_cond_signal(&spares->changed);
+	pthread_mutex_unlock(&spares->lock);
 }
 
 bool spares_ready(struct spares *spares, unsigned *ret_taken)

@@ -24,8 +24,12 @@ void spares_free(struct spares *spares);
 void spares_set_busy(struct spares *spares, bool busy);
 
 /* Take the one that is there and give it its plan. False: there is none (that works). Then *ret and
- * *ret_cgroup (or NULL) are the caller's. */
+ * *ret_cgroup (or NULL) are the caller's, who has to call spares_run(). *ret_oom_kills:
+ * machine_oom_kills() when it was made; nothing has run since. */
 bool spares_take(struct spares *spares, const struct launch *launch, uint64_t memory_bytes,
-	struct launched *ret, struct cgroup **ret_cgroup);
+	struct launched *ret, struct cgroup **ret_cgroup, uint64_t *ret_oom_kills);
+/* Have fn(arg) called by the thread that made the one that was just taken, and which has nothing
+ * else to do: another is not made before that returns. */
+void spares_run(struct spares *spares, void (*fn)(void *arg), void *arg);
 /* Is there one, and how many were taken? */
 bool spares_ready(struct spares *spares, unsigned *ret_taken);

@@ -277,18 +277,14 @@ void bench_vm_explain(const struct bench_vm *vm, struct error **err)
 /* Where. -----------------------------------------------------------------------------------------
  */
 
-/* utime and stime, behind the name, which may hold anything. */
 static double cpu_of(int pid)
 {
-	_cleanup_free_ char *path = str_printf("/proc/%d/stat", pid);
-	_cleanup_free_ char *text = pid > 0 ? read_file(path, 4 * KIB, NULL, NULL) : NULL;
-	const char *p = text ? strrchr(text, ')') : NULL;
-	unsigned long user, system;
+	struct timespec ts;
+	clockid_t clock;
 
-	if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu %lu", &user,
-			  &system) != 2)
+	if (pid <= 0 || clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &ts) < 0)
 		return 0;
-	return (double)(user + system) / (double)sysconf(_SC_CLK_TCK);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
 void bench_vm_cpu(const struct bench_vm *vm, double ret[BENCH_PROCESSES])

@@ -53,6 +53,7 @@ static int send_start(struct rpc_call *call, const char *id, const Job__V1__Spec
 	start.output_bytes = start.has_output_bytes ? spec->limits->output_bytes : 0;
 	start.has_detached_ms = detached_ms != 0;
 	start.detached_ms = detached_ms;
+	start.has_together = start.together = true;
 	request.part_case = WORKER__V1__RUN_REQUEST__PART_START;
 	request.start = &start;
 	return rpc_send(call, &request.base, err);
@@ -92,6 +93,7 @@ static int send_attach(const struct following *f, const char *id, struct error *
 	attach.id = name;
 	attach.stdout_offset = f->at[GUEST_STDOUT];
 	attach.stderr_offset = f->at[GUEST_STDERR];
+	attach.has_together = attach.together = true;
 	request.part_case = WORKER__V1__RUN_REQUEST__PART_ATTACH;
 	request.attach = &attach;
 	return rpc_send(f->call, &request.base, err);
@@ -129,30 +131,30 @@ static int take_output(struct following *f, enum guest_stream stream,
 	return 0;
 }
 
+static int take_started(struct following *f, struct error **err)
+{
+	/* Each is news to all who watch: a flood of them would be work for the daemon. */
+	if (f->started)
+		return error_set(err, ERR_DATA_LOSS, "the worker started the program twice");
+	f->started = true;
+	f->sink->started(f->sink->arg);
+	return 0;
+}
+
 /* 1: that was the end, *ret_exit is set (taken out of the message). */
 static int take_reply(struct following *f, Worker__V1__RunReply *reply,
 	Worker__V1__RunExit **ret_exit, struct error **err)
 {
-	switch (reply->part_case) {
-	case WORKER__V1__RUN_REPLY__PART_STARTED:
-		/* Each is news to all who watch: a flood of them would be work for the daemon. */
-		if (f->started)
-			return error_set(
-				err, ERR_DATA_LOSS, "the worker started the program twice");
-		f->started = true;
-		f->sink->started(f->sink->arg);
-		return 0;
-	case WORKER__V1__RUN_REPLY__PART_OUT:
-		return take_output(f, GUEST_STDOUT, &reply->out, err);
-	case WORKER__V1__RUN_REPLY__PART_ERR:
-		return take_output(f, GUEST_STDERR, &reply->err, err);
-	case WORKER__V1__RUN_REPLY__PART_EXIT:
-		*ret_exit = steal_ptr(reply->exit);
-		reply->part_case = WORKER__V1__RUN_REPLY__PART__NOT_SET;
-		return 1;
-	default:
+	if (!reply->started && !reply->has_out && !reply->has_err && !reply->exit)
 		return error_set(err, ERR_DATA_LOSS, "the worker sent an empty message");
-	}
+	if (reply->started && take_started(f, err) < 0)
+		return -1;
+	if (reply->has_out && take_output(f, GUEST_STDOUT, &reply->out, err) < 0)
+		return -1;
+	if (reply->has_err && take_output(f, GUEST_STDERR, &reply->err, err) < 0)
+		return -1;
+	*ret_exit = steal_ptr(reply->exit);
+	return *ret_exit ? 1 : 0;
 }
 
 static int follow(struct following *f, Worker__V1__RunExit **ret_exit, struct error **err)

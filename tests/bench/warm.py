@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """What the warm benchmark asks, and of whom.
 
-  warm.py turns [--rounds N] [--pings N] [--execs N] NAME=COMMAND...
+  warm.py turns [--rounds N] [--pings N] [--execs N] [--cpu] NAME=COMMAND...
   warm.py agent SOCKET -- QEMU ARG...
   warm.py ssh PORT KEY DIR [--kept] -- QEMU ARG...
 
-A subject is a process that says "ready" and answers the lines "ping N" and "exec N" by N numbers each,
-in microseconds (warm_bench.c is one, the other two are here). turns starts them all and asks each in
+A subject is a process that says "ready" and answers the lines "ping N", "exec N" (and, with --cpu, the others of
+TITLES) by N numbers each, in microseconds (warm_bench.c is one, the other two are here). turns starts them all and asks each in
 turn, each round in another order, so that what else the machine does meets all."""
 import argparse
 import base64
@@ -140,10 +140,14 @@ def run_ssh(arguments):
 
 # --- turns ---------------------------------------------------------------------------------------
 
+TITLES = {"ping": "ping", "exec": "exec", "cpu": "processor time of an exec",
+          "soon": "exec, job init not ahead", "sooncpu": "its processor time"}
+
+
 class Subject:
     def __init__(self, text):
         self.name, command = text.split("=", 1)
-        self.numbers = {"ping": [], "exec": []}
+        self.numbers = {what: [] for what in TITLES}
         self.process = subprocess.Popen(shlex.split(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         text=True)
 
@@ -170,7 +174,10 @@ class Subject:
 
 
 def print_table(subjects, what):
-    print("\n%-34s %8s %10s %10s %10s %8s" % (what + ", ms", "n", "p10", "p50", "p90", "ratio"))
+    if not any(subject.numbers[what] for subject in subjects):
+        return
+    title = TITLES[what] + ", ms"
+    print("\n%-34s %8s %8s %10s %10s %10s %8s" % (title, "n", "min", "p10", "p50", "p90", "ratio"))
     first = None
     for subject in subjects:
         numbers = sorted(subject.numbers[what])
@@ -178,7 +185,8 @@ def print_table(subjects, what):
             continue
         p10, p50, p90 = (numbers[int(len(numbers) * p)] / 1000 for p in (0.1, 0.5, 0.9))
         first = first or p50
-        print("%-34s %8d %10.2f %10.2f %10.2f %7.1fx" % (subject.name, len(numbers), p10, p50, p90, p50 / first))
+        print("%-34s %8d %8.2f %10.2f %10.2f %10.2f %7.2fx" % (
+            subject.name, len(numbers), numbers[0] / 1000, p10, p50, p90, p50 / first))
 
 
 def run_turns(arguments):
@@ -186,6 +194,7 @@ def run_turns(arguments):
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--pings", type=int, default=50)
     parser.add_argument("--execs", type=int, default=5)
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("subjects", nargs="+")
     options = parser.parse_args(arguments)
     subjects = []
@@ -202,10 +211,12 @@ def run_turns(arguments):
                 subject = subjects[(i + k) % len(subjects)]
                 subject.ask("ping", options.pings)
                 subject.ask("exec", options.execs)
+                for what in ("cpu", "soon", "sooncpu") if options.cpu else ():
+                    subject.ask(what, options.execs)
     finally:
         for subject in subjects:
             subject.end()
-    for what in "ping", "exec":
+    for what in TITLES:
         print_table(subjects, what)
 
 

@@ -207,7 +207,7 @@ static inline int handle_run(struct rpc_call *call, void *arg, struct error **er
 		Worker__V1__RunRequest *q = (Worker__V1__RunRequest *)(void *)message;
 		events_add(&f->ev, &f->ev.messages, 1);
 		if (q->part_case == WORKER__V1__RUN_REQUEST__PART_INPUT) {
-			reply.part_case = WORKER__V1__RUN_REPLY__PART_OUT;
+			reply.has_out = true;
 			reply.out = q->input->data;
 			r = rpc_send(call, &reply.base, err);
 		}

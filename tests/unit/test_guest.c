@@ -79,12 +79,11 @@ static int handle_run(struct rpc_call *call, void *arg, struct error **err)
 	Worker__V1__RunExit exit = WORKER__V1__RUN_EXIT__INIT;
 
 	script->entered++;
-	reply.part_case = WORKER__V1__RUN_REPLY__PART_STARTED;
 	reply.started = &started;
 	for (int i = 0; i < (script->run == STARTS_OFTEN ? FLOOD : 1); i++)
 		if (rpc_send(call, &reply.base, err) < 0)
 			return -1;
-	reply.part_case = WORKER__V1__RUN_REPLY__PART_EXIT;
+	reply.started = NULL;
 	exit.reason = WORKER__V1__RUN_EXIT__REASON__EXITED;
 	reply.exit = &exit;
 	return rpc_send(call, &reply.base, err);

@@ -327,19 +327,27 @@ static void a_large_plan_is_whole(void **state)
 /* --- a job init made ahead
  * ------------------------------------------------------------------------ */
 
-static void kill_children_of_threads(void)
+/* To the children of a process's threads, and before them to theirs. */
+static unsigned signal_descendants(const char *pid, int sig)
 {
+	_cleanup_free_ char *pattern = str_printf("/proc/%s/task/*/children", pid);
+	unsigned n = 0;
 	glob_t found;
 
-	assert_int_equal(glob("/proc/self/task/*/children", 0, NULL, &found), 0);
+	if (glob(pattern, 0, NULL, &found) != 0)
+		return 0;
 	for (size_t i = 0; i < found.gl_pathc; i++) {
 		_cleanup_free_ char *pids = read_file(found.gl_pathv[i], 4096, NULL, NULL);
 		char *rest = pids;
-		for (char *pid; rest && (pid = strsep(&rest, " "));)
-			if (*pid)
-				kill((pid_t)atoi(pid), SIGKILL);
+		for (char *child; rest && (child = strsep(&rest, " "));) {
+			if (!*child)
+				continue;
+			n += 1 + signal_descendants(child, sig);
+			kill((pid_t)atoi(child), sig);
+		}
 	}
 	globfree(&found);
+	return n;
 }
 
 static void the_spare_is_taken_unless_it_died(void **state)
@@ -356,13 +364,76 @@ static void the_spare_is_taken_unless_it_died(void **state)
 	assert_int_equal(taken, before + 1);
 
 	fixture_wait_for_spare();
-	kill_children_of_threads();
+	assert_true(signal_descendants("self", SIGKILL) > 0);
 	/* Dead, and not reaped: that is the executor's. */
 	assert_int_equal(waitid(P_ALL, 0, &(siginfo_t){0}, WEXITED | WNOWAIT | __WALL), 0);
 	_cleanup_outcome_ struct outcome two = fixture_run_script("exit 4");
 	fixture_expect_exit(&two, 4);
 	executor_has_spare(fixture_executor, &taken);
 	assert_int_equal(taken, before + 1);
+}
+
+static void stop_spare(void)
+{
+	/* The job init, and the job's process when it is there. */
+	for (int i = 0; i < 500 && signal_descendants("self", SIGSTOP) < 2; i++) {
+		signal_descendants("self", SIGCONT);
+		sleep_ms(10);
+	}
+}
+
+/* Stopped, it looks well, and its plan is in its socket; then it is killed. The program of the job
+ * has not begun, so it begins in another. */
+static void a_spare_that_is_lost_with_its_plan_is_replaced(void **state)
+{
+	Worker__V1__RunStart start = WORKER__V1__RUN_START__INIT;
+	char script[] = "echo here; exit 5", id[] = "test";
+	unsigned taken;
+
+	(void)state;
+	if (!fixture_with_spare)
+		skip();
+	_cleanup_outcome_ struct outcome o = outcome_new();
+	unsigned before = fixture_wait_for_spare();
+	stop_spare();
+	start.id = id;
+	start.script = script;
+	struct execution *ex = executor_start(fixture_executor, &start, NULL);
+	assert_non_null(ex);
+	assert_false(executor_has_spare(fixture_executor, &taken));
+	assert_int_equal(taken, before + 1);
+	assert_int_equal(signal_descendants("self", SIGKILL), 2);
+	while (fixture_take(ex, &o))
+		;
+	execution_release(ex);
+	fixture_expect_exit(&o, 5);
+	assert_string_equal(o.out, "here\n");
+}
+
+/* One that is killed for a reason is not begun again. */
+static void a_job_that_is_stopped_before_it_began_stays_so(void **state)
+{
+	Worker__V1__RunStart start = WORKER__V1__RUN_START__INIT;
+	char script[] = "echo here", id[] = "test";
+
+	(void)state;
+	if (!fixture_with_spare)
+		skip();
+	_cleanup_outcome_ struct outcome o = outcome_new();
+	fixture_wait_for_spare();
+	stop_spare();
+	start.id = id;
+	start.script = script;
+	struct execution *ex = executor_start(fixture_executor, &start, NULL);
+	assert_non_null(ex);
+	execution_stop(ex, 0);
+	sleep_ms(50); /* the order is taken, and cannot be carried out yet */
+	assert_int_equal(signal_descendants("self", SIGKILL), 2);
+	while (fixture_take(ex, &o))
+		;
+	execution_release(ex);
+	assert_int_equal(o.exit.reason, WORKER__V1__RUN_EXIT__REASON__STOPPED);
+	assert_int_equal(o.out_size, 0);
 }
 
 static int run_group(const char *name)
@@ -383,6 +454,8 @@ static int run_group(const char *name)
 		cmocka_unit_test(many_run_at_once),
 		cmocka_unit_test(a_large_plan_is_whole),
 		cmocka_unit_test(the_spare_is_taken_unless_it_died),
+		cmocka_unit_test(a_spare_that_is_lost_with_its_plan_is_replaced),
+		cmocka_unit_test(a_job_that_is_stopped_before_it_began_stays_so),
 	};
 
 	return cmocka_run_group_tests_name(name, tests, fixture_setup, fixture_teardown);

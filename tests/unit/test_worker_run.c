@@ -90,9 +90,8 @@ static void a_lost_host_takes_its_job_along(void **state)
 	}
 }
 
-/* A run that outlives its stream for detached_ms. */
-static struct rpc_call *run_detachable(
-	struct rpc_peer *peer, const char *id, const char *script, uint64_t detached_ms)
+static struct rpc_call *run_start(struct rpc_peer *peer, const char *id, const char *script,
+	uint64_t detached_ms, bool together)
 {
 	Worker__V1__RunRequest request = WORKER__V1__RUN_REQUEST__INIT;
 	Worker__V1__RunStart start = WORKER__V1__RUN_START__INIT;
@@ -101,15 +100,25 @@ static struct rpc_call *run_detachable(
 
 	start.id = name;
 	start.script = copy;
-	start.has_detached_ms = true;
+	start.has_detached_ms = detached_ms > 0;
 	start.detached_ms = detached_ms;
+	start.has_together = together;
+	start.together = together;
 	request.part_case = WORKER__V1__RUN_REQUEST__PART_START;
 	request.start = &start;
 	assert_int_equal(rpc_send(call, &request.base, NULL), 0);
 	return call;
 }
 
-static struct rpc_call *attach(struct rpc_peer *peer, const char *id, uint64_t out, uint64_t err)
+/* A run that outlives its stream for detached_ms. */
+static struct rpc_call *run_detachable(
+	struct rpc_peer *peer, const char *id, const char *script, uint64_t detached_ms)
+{
+	return run_start(peer, id, script, detached_ms, false);
+}
+
+static struct rpc_call *attach_start(
+	struct rpc_peer *peer, const char *id, uint64_t out, uint64_t err, bool together)
 {
 	Worker__V1__RunRequest request = WORKER__V1__RUN_REQUEST__INIT;
 	Worker__V1__RunAttach part = WORKER__V1__RUN_ATTACH__INIT;
@@ -119,10 +128,17 @@ static struct rpc_call *attach(struct rpc_peer *peer, const char *id, uint64_t o
 	part.id = name;
 	part.stdout_offset = out;
 	part.stderr_offset = err;
+	part.has_together = together;
+	part.together = together;
 	request.part_case = WORKER__V1__RUN_REQUEST__PART_ATTACH;
 	request.attach = &part;
 	assert_int_equal(rpc_send(call, &request.base, NULL), 0);
 	return call;
+}
+
+static struct rpc_call *attach(struct rpc_peer *peer, const char *id, uint64_t out, uint64_t err)
+{
+	return attach_start(peer, id, out, err, false);
 }
 
 static void ack(struct rpc_call *call, uint64_t out, uint64_t err)
@@ -245,15 +261,49 @@ static void what_is_not_acknowledged_stops_the_job(void **state)
 			continue;
 		}
 		const Worker__V1__RunReply *reply = (const Worker__V1__RunReply *)message;
-		if (reply->part_case == WORKER__V1__RUN_REPLY__PART_OUT)
+		if (reply->has_out)
 			size += reply->out.len;
-		exited = reply->part_case == WORKER__V1__RUN_REPLY__PART_EXIT;
+		exited = reply->exit != NULL;
 		rpc_message_free(message);
 	}
 	rpc_close(call);
 	rpc_peer_free(peer);
 	assert_true(starved);
 	assert_int_equal(size, 10 * MIB);
+}
+
+/* What a program that is over has said and done takes one message, if the host wants that; else as
+ * many as it has parts. */
+static void replies_come_together_if_wanted(void **state)
+{
+	(void)state;
+	for (int together = 0; together < 2; together++) {
+		const char *id = together ? "together" : "one by one";
+		struct rpc_peer *peer = dial(open_worker);
+		struct seen seen = {0};
+		struct rpc_call *call =
+			run_start(peer, id, "echo a; echo b >&2; exit 3", PATIENCE_MS, together);
+
+		while (see(call, &seen))
+			;
+		rpc_close(call);
+		assert_true(together || seen.replies == 4);
+		for (int again = 0; again < 2; again++) {
+			seen = (struct seen){0};
+			call = attach_start(peer, id, 0, 0, together);
+			while (see(call, &seen))
+				;
+			rpc_close(call);
+			assert_true(seen.started && seen.exited);
+			assert_int_equal(seen.replies, together ? 1 : 4);
+			assert_int_equal(seen.code, 3);
+			assert_int_equal(seen.out_size, 2);
+			assert_int_equal(seen.err_size, 2);
+			assert_memory_equal(seen.out, "a\n", 2);
+			assert_memory_equal(seen.err, "b\n", 2);
+		}
+		rpc_peer_free(peer);
+	}
 }
 
 static int first_message_code(struct rpc_peer *peer, const Worker__V1__RunRequest *request)
@@ -297,6 +347,7 @@ static int run_all(const char *name)
 		cmocka_unit_test(a_lost_stream_is_taken_up_where_it_was_lost),
 		cmocka_unit_test(what_nobody_takes_up_is_given_up),
 		cmocka_unit_test(what_is_not_acknowledged_stops_the_job),
+		cmocka_unit_test(replies_come_together_if_wanted),
 		cmocka_unit_test(a_run_begins_with_its_start),
 	};
 	return cmocka_run_group_tests_name(name, tests, setup, teardown);
