@@ -63,6 +63,7 @@ ORCHESTRATOR := \
 	orchestrator/bench_result.c \
 	orchestrator/bench_stats.c \
 	orchestrator/bench_vm.c \
+	orchestrator/bounded.c \
 	orchestrator/capacity.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
@@ -128,6 +129,7 @@ ORCHESTRATOR := \
 	orchestrator/tsc.c \
 	orchestrator/virt.c \
 	orchestrator/virt_connect.c \
+	orchestrator/virt_op.c \
 	orchestrator/vm.c \
 	orchestrator/vm_adopt.c \
 	orchestrator/vm_end.c \
@@ -227,6 +229,7 @@ UNIT_TESTS := \
 	tests/unit/test_attempt_files.c \
 	tests/unit/test_ballast.c \
 	tests/unit/test_bench.c \
+	tests/unit/test_bounded.c \
 	tests/unit/test_cid.c \
 	tests/unit/test_cli.c \
 	tests/unit/test_cli_jobs.c \
@@ -448,7 +451,7 @@ unit-programs: $(UNIT_BIN)
 # The units that have threads, under TSan, which wants an address space that is not random. Libraries are
 # not built with it: what they do is not looked at, and what gRPC hands over is told (rpc_internal.h).
 # Not test_worker_executor: a job's init is a copy of the process, TSan's locks with it, and hangs.
-TSAN_TESTS := test_accel test_control test_control_logs test_control_many test_control_retry \
+TSAN_TESTS := test_accel test_bounded test_control test_control_logs test_control_many test_control_retry \
 	test_control_retry_logs test_control_submit test_guest test_host test_jobs test_jobs_pool \
 	test_log_file test_retention test_rpc test_rpc_hostile test_rpc_later test_rpc_loss test_rpc_poll test_serve \
 	test_sock test_store_errors test_store_queue test_vm_watch test_worker_files test_worker_run \
@@ -631,9 +634,11 @@ test:
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@$(MAKE) --no-print-directory $(JOBS) failpoints
 	@$(MAKE) --no-print-directory image
-	@tests/run-unit $(O)/san/bin/unit
-	tests/integration/run
-	tests/faults/run --runs 1
+	@failed=; \
+	tests/run-unit $(O)/san/bin/unit || failed=1; \
+	tests/integration/run || failed=1; \
+	tests/faults/run --runs 1 --sample || failed=1; \
+	[ ! "$$failed" ] || { echo "make test: what failed is above, by FAIL"; exit 1; }
 
 deps:
 	@scripts/deps
@@ -675,11 +680,12 @@ kernel:
 PREFIX  ?= /usr/local
 DESTDIR ?=
 inst     = $(DESTDIR)$(PREFIX)
+# Below a home directory there is no /etc to write to; the configuration is then ~/.config's.
+etc      = $(if $(filter /usr /usr/local,$(PREFIX)),$(DESTDIR)/etc/orchestrator)
 install: programs
 	install -d $(inst)/bin $(inst)/libexec/orchestrator $(inst)/share/orchestrator \
 		$(inst)/share/doc/orchestrator $(inst)/share/man/man1 $(inst)/share/man/man5 \
-		$(inst)/share/bash-completion/completions $(inst)/lib/systemd/system \
-		$(DESTDIR)/etc/orchestrator
+		$(inst)/share/bash-completion/completions $(inst)/lib/systemd/system $(etc)
 	install -m755 $(BIN)/orchestrator $(inst)/bin/
 	install -m755 $(LIBEXEC)/vsock-device $(LIBEXEC)/guest-worker $(inst)/libexec/orchestrator/
 	cp -R vm-images $(inst)/share/orchestrator/
@@ -694,8 +700,9 @@ install: programs
 	install -m644 config/completion.bash $(inst)/share/bash-completion/completions/orchestrator
 	sed 's|/usr/bin/orchestrator|$(PREFIX)/bin/orchestrator|' config/orchestrator.service \
 		> $(inst)/lib/systemd/system/orchestrator.service
-	test -e $(DESTDIR)/etc/orchestrator/orchestrator.yaml || \
-		install -m644 config/orchestrator.yaml $(DESTDIR)/etc/orchestrator/
+	install -m644 config/orchestrator.yaml $(inst)/share/doc/orchestrator/
+	$(if $(etc),test -e $(etc)/orchestrator.yaml || \
+		install -m644 config/orchestrator.yaml $(etc)/)
 
 clean:
 	rm -rf $(O)/obj $(O)/fuzz/obj $(O)/san $(O)/tsan $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec

@@ -333,11 +333,12 @@ int guest_get_outputs(struct guest *guest, const Job__V1__Spec *spec,
 	while (r == 0) {
 		ProtobufCMessage *message = NULL;
 		int got = rpc_recv(call, TRANSFER_BASE_MS, &message, err);
-		if (got == 0)
+		if (got <= 0) {
+			r = got;
 			break;
-		r = got < 0 ? -1 : take_all((const Worker__V1__GetReply *)message, take, arg, err);
-		if (message)
-			rpc_message_free(message);
+		}
+		r = take_all((const Worker__V1__GetReply *)message, take, arg, err);
+		rpc_message_free(message);
 	}
 	guest_call_close(guest, call);
 	return r;
