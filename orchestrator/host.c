@@ -143,6 +143,25 @@ static bool others_may_reach(const char *dir)
 	}
 }
 
+/* Links are followed: what counts is where the file is. */
+static bool others_may_read(const char *file)
+{
+	_cleanup_free_ char *path = realpath(file, NULL);
+	char *slash = path ? strrchr(path, '/') : NULL;
+	struct stat st;
+
+	if (!slash || stat(path, &st) < 0 || !(st.st_mode & S_IROTH))
+		return false;
+	*slash = 0;
+	return others_may_reach(*path ? path : "/");
+}
+
+void host_domain_name(const struct host *host, const char *vm_id, char *ret, size_t size)
+{
+	snprintf(
+		ret, size, "%s%s", config_embeds_libvirt(host->config) ? "" : DOMAIN_PREFIX, vm_id);
+}
+
 /* libvirtd has its domains' own directories in one that on Debian just its own user and group may
  * pass. QEMU must read a file in there, as whoever it runs. */
 static gid_t gid_of_libvirt(void)
@@ -154,7 +173,7 @@ static gid_t gid_of_libvirt(void)
 	return st.st_gid;
 }
 
-void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_uid, gid_t *ret_gid)
+void host_qemu_user(const struct host *host, const char *image_root, uid_t *ret_uid, gid_t *ret_gid)
 {
 	bool remote = virt_is_system(host->virt);
 
@@ -169,7 +188,7 @@ void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_u
 		return;
 	}
 	const struct passwd *pw = getpwnam("libvirt-qemu");
-	if (pw && others_may_reach(image_dir) && others_may_reach(host->config->runtime_dir) &&
+	if (pw && others_may_read(image_root) && others_may_reach(host->config->runtime_dir) &&
 		(remote || others_may_reach(host->config->state_dir))) {
 		*ret_uid = pw->pw_uid;
 		*ret_gid = pw->pw_gid;
@@ -177,8 +196,9 @@ void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_u
 	}
 	*ret_uid = 0;
 	*ret_gid = 0;
-	log_warn("host", "QEMU runs as root: the user libvirt-qemu cannot reach %s, %s and %s",
-		image_dir, host->config->runtime_dir, host->config->state_dir);
+	log_warn("host",
+		"QEMU runs as root: the user libvirt-qemu cannot reach all of %s, %s and %s",
+		image_root, host->config->runtime_dir, host->config->state_dir);
 }
 
 int host_check_memory(uint64_t bytes, struct error **err)

@@ -11,7 +11,7 @@
 #include "orchestrator/vsock.h"
 #include "orchestrator/vm_watch.h"
 
-#define DOMAIN_PREFIX "orchestrator-"
+#define DOMAIN_PREFIX "orchestrator-" /* where others see it (virsh) */
 
 struct host {
 	const struct config *config; /* borrowed */
@@ -58,11 +58,16 @@ const char *host_emulator(const struct host *host);
 int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err);
 /* RUNTIME_DIR/vm, or RUNTIME_DIR/vm/ID. */
 char *host_vm_dir(const struct host *host, const char *vm_id);
+/* What the VM's domain is called: orchestrator-vm-XXXXXXXX, and in the embedded driver, where
+ * nobody else looks, vm-XXXXXXXX: libvirt puts it into the name of a socket below STATE_DIR, and
+ * each byte of it is one that the state directory's path cannot have. */
+void host_domain_name(const struct host *host, const char *vm_id, char *ret, size_t size);
 
 /* Who QEMU shall run as, to read the image and to reach RUNTIME_DIR: libvirt's own unprivileged
  * user where we are root and it can; ourselves where the system's libvirtd starts it for us, with
  * the group that its directories want; (uid_t)-1 where that is not ours to say. */
-void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_uid, gid_t *ret_gid);
+void host_qemu_user(
+	const struct host *host, const char *image_root, uid_t *ret_uid, gid_t *ret_gid);
 
 /* Is there memory for one more VM of this size? */
 int host_check_memory(uint64_t bytes, struct error **err);

@@ -380,6 +380,21 @@ static void replace_conn(struct virt *virt, virConnectPtr conn, unsigned timeout
 	close_leftover(left, timeout_ms);
 }
 
+static bool may_write(const char *dir)
+{
+	return dir && access(dir, W_OK | X_OK) == 0;
+}
+
+/* libvirt makes something below the user's runtime directory or home whatever the driver's root is.
+ * A service's user may have no home, and after su or sudo the variable may name another user's. */
+static void need_no_home(const char *root)
+{
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+
+	if (geteuid() != 0 && !may_write(runtime) && (runtime || !may_write(getenv("HOME"))))
+		setenv("XDG_RUNTIME_DIR", root, 1);
+}
+
 /* What has to be there before the first connection of this process. */
 static int prepare(const struct virt *virt, struct error **err)
 {
@@ -393,6 +408,7 @@ static int prepare(const struct virt *virt, struct error **err)
 			write_embed_config(virt->root, err) < 0)
 			return -1;
 		setenv("LIBVIRT_LOG_OUTPUTS", log, 0);
+		need_no_home(virt->root);
 	}
 	pthread_once(&once, initialize_once);
 	if (!initialized)

@@ -92,7 +92,7 @@ static void name_vm(struct vm *vm)
 	snprintf(vm->facts.uuid, sizeof(vm->facts.uuid), "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8,
 		hex + 12, hex + 16, hex + 20);
 	snprintf(vm->facts.id, sizeof(vm->facts.id), "vm-%.8s", hex);
-	snprintf(vm->facts.domain, sizeof(vm->facts.domain), DOMAIN_PREFIX "%s", vm->facts.id);
+	host_domain_name(vm->host, vm->facts.id, vm->facts.domain, sizeof(vm->facts.domain));
 }
 
 static int open_console_file(const char *path, struct error **err)
@@ -422,7 +422,7 @@ static struct vm *boot_once(struct host *host, const struct vm_order *order, enu
 	*ret_outcome = OUTCOME_INFRA;
 	if (host_vsock(host, &vm->vsock_kind, err) < 0)
 		goto failed;
-	host_qemu_user(host, order->image->dir, &vm->uid, &vm->gid);
+	host_qemu_user(host, order->image->root, &vm->uid, &vm->gid);
 	progress(vm, STAGES);
 	FAILPOINT("vm.named");
 	if (start(vm, err) < 0) {

@@ -31,7 +31,7 @@ static struct vm *vm_from_note(
 	memcpy(vm->image_digest, note->image_digest, sizeof(vm->image_digest));
 	snprintf(vm->facts.id, sizeof(vm->facts.id), "%s", note->id);
 	snprintf(vm->facts.uuid, sizeof(vm->facts.uuid), "%.36s", note->uuid);
-	snprintf(vm->facts.domain, sizeof(vm->facts.domain), DOMAIN_PREFIX "%s", note->id);
+	host_domain_name(host, note->id, vm->facts.domain, sizeof(vm->facts.domain));
 	snprintf(vm->facts.image, sizeof(vm->facts.image), "%s", note->image);
 	vm->facts.accelerator = note->kvm ? "kvm" : "tcg";
 	vm->facts.vsock_device = vsock_kind_name(note->vsock_kind);

@@ -214,8 +214,7 @@ static void check_vsock(const struct config *config, struct finding *ret)
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_free_ char *prefix = install_prefix();
 	_cleanup_free_ char *device = str_printf("%s/libexec/orchestrator/vsock-device", prefix);
-	bool remote = !str_eq(config->libvirt_uri, "embed") &&
-		      !str_starts(config->libvirt_uri, "qemu:///embed");
+	bool remote = !config_embeds_libvirt(config);
 	enum vsock_kind kind;
 
 	if (vsock_choose(config->vsock, remote, &kind, &err) < 0)
@@ -263,8 +262,8 @@ static void check_disk(const struct config *config, struct finding *ret)
 	while (statvfs(dir, &fs) < 0 && (slash = strrchr(dir, '/')) && slash != dir)
 		*slash = 0;
 	if (statvfs(dir, &fs) < 0) {
-		finding_set(
-			ret, FINDING_FAIL, str_printf("%s: %s", dir, strerrordesc_np(errno)), NULL);
+		finding_set(ret, FINDING_FAIL, str_printf("%s: %s", dir, strerrordesc_np(errno)),
+			"set state_dir, or give --state-dir");
 		return;
 	}
 	uint64_t bytes = (uint64_t)fs.f_bavail * fs.f_frsize;

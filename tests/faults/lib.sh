@@ -81,7 +81,7 @@ nothing_left() {
 	[[ -z $(processes_with '') ]] &&
 		[[ -z $(ls -A "$ORCHESTRATOR_RUNTIME_DIR/vm") ]] &&
 		[[ -z $(find "$ORCHESTRATOR_RUNTIME_DIR" -type s ! -name control.sock) ]] &&
-		! compgen -G "$ORCHESTRATOR_STATE_DIR/libvirt/run/qemu/orchestrator-*" &&
+		! compgen -G "$ORCHESTRATOR_STATE_DIR/libvirt/run/qemu/vm-*" &&
 		! compgen -G "$ORCHESTRATOR_STATE_DIR/jobs/*/vm.json" &&
 		[[ $(orc list vms -o json) == '[]' ]] &&
 		[[ -z $(cgroups_left "$(jq -r '.vm // empty' "$T/status" 2>/dev/null)") ]]
