@@ -168,7 +168,7 @@ killed_in_the_end() {
 	id=$(submit_slow)
 	sleep 5
 	kill -KILL "$libvirtd"
-	wait_until 30 no_libvirtd
+	wait_until 30 libvirtd_is_not "$libvirtd"
 	expect_whole "$id"
 	all_gone
 }

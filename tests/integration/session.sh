@@ -45,11 +45,12 @@ kill_libvirtd() {
 	local pid
 	pid=$(service_pid libvirtd) || fail "there is no libvirtd"
 	kill -KILL "$pid"
-	wait_until 30 no_libvirtd
+	wait_until 30 libvirtd_is_not "$pid"
 }
 
-no_libvirtd() {
-	! service_pid libvirtd
+# Another one may have been started already.
+libvirtd_is_not() {
+	[[ $(service_pid libvirtd) != "$1" ]]
 }
 
 our_domains() {
