@@ -76,6 +76,7 @@ ORCHESTRATOR := \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
+	orchestrator/embed_left.c \
 	orchestrator/guest.c \
 	orchestrator/guest_run.c \
 	orchestrator/host.c \
@@ -234,6 +235,7 @@ UNIT_TESTS := \
 	tests/unit/test_control_retry_logs.c \
 	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
+	tests/unit/test_embed_left.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \
 	tests/unit/test_guest.c \

@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/domain_xml.h"
+#include "orchestrator/embed_left.h"
 #include "orchestrator/process.h"
 
 #define LIBVIRT_DOMAINS_DIR "/var/lib/libvirt/qemu"
@@ -116,6 +117,15 @@ const char *host_vsock_device(struct host *host)
 	const char *name = host->vsock_known ? vsock_kind_name(host->vsock) : NULL;
 	pthread_mutex_unlock(&host->lock);
 	return name;
+}
+
+char *host_embed_root(const struct host *host)
+{
+	const char *uri = host->config->libvirt_uri;
+
+	if (!str_eq(uri, "embed") && !str_eq(uri, "qemu:///embed"))
+		return NULL;
+	return str_printf("%s/libvirt", host->config->state_dir);
 }
 
 char *host_vm_dir(const struct host *host, const char *vm_id)
@@ -268,6 +278,22 @@ static void kill_left_processes(const char *vms, const struct sweep *sweep)
 	process_kill_orphans(vms, ids, n);
 }
 
+/* The embedded driver takes up whatever it finds when it is opened: of a QEMU that is half made,
+ * never came to be, or stands still, it lets nobody touch the domain for half a minute. So what may
+ * not be taken up ends before. */
+static void sweep_embedded(const struct host *host, const struct sweep *sweep, const char *vms)
+{
+	_cleanup_free_ char *root = host_embed_root(host);
+	_cleanup_free_ const char **ids = xcalloc(sweep->n_keep, sizeof(*ids));
+
+	if (!root)
+		return;
+	for (size_t i = 0; i < sweep->n_keep; i++)
+		ids[i] = sweep->keep[i].id;
+	process_kill_orphans(vms, ids, sweep->n_keep);
+	embed_left_sweep(root, ids, sweep->n_keep);
+}
+
 static bool any_vm_dir(const char *vms)
 {
 	DIR *dir = opendir(vms);
@@ -291,6 +317,7 @@ int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct 
 	 * ask libvirt for, and the first command need not wait for it. */
 	if (!any_vm_dir(vms))
 		return 0;
+	sweep_embedded(host, &sweep, vms);
 	/* Somebody waits for the daemon, and libvirt may not be there. */
 	struct virt *virt = host_virt_now(host, err);
 	/* VMs that an earlier daemon had are worth waiting for a libvirt that had them too. */

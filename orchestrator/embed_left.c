@@ -1,0 +1,69 @@
+#include "orchestrator/embed_left.h"
+
+#include <dirent.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/log.h"
+#include "common/util.h"
+#include "orchestrator/host.h"
+
+/* Statuses and pid files; monitor sockets and keys; the rest by what libvirt makes for any VM. */
+static const char *const places[] = {
+	"run/qemu", "lib/qemu", "lib/qemu/channel/target", "lib/qemu/ram", "log/qemu"};
+
+/* The VM's id, or its beginning where libvirt cuts names: "domain-2-orchestrator-vm-28cb". NULL: of
+ * no VM of ours. */
+static char *vm_of(const char *name)
+{
+	const char *at = strstr(name, DOMAIN_PREFIX "vm-");
+
+	if (!at)
+		return NULL;
+	at += strlen(DOMAIN_PREFIX);
+	return str_printf("%.*s", (int)strcspn(at, "."), at);
+}
+
+static bool is_kept(const char *id, const char *const *keep, size_t n_keep)
+{
+	for (size_t i = 0; i < n_keep; i++)
+		if (str_starts(keep[i], id))
+			return true;
+	return false;
+}
+
+static void sweep(const char *path, const char *const *keep, size_t n_keep)
+{
+	DIR *dir = opendir(path);
+	const struct dirent *entry;
+
+	if (!dir)
+		return;
+	while ((entry = readdir(dir))) {
+		_cleanup_error_ struct error *err = NULL;
+		_cleanup_free_ char *id = vm_of(entry->d_name);
+
+		if (!id || is_kept(id, keep, n_keep))
+			continue;
+		_cleanup_free_ char *left = str_printf("%s/%s", path, entry->d_name);
+		if (remove_tree(left, &err) < 0)
+			log_warn("host", "%s", err->text);
+	}
+	closedir(dir);
+}
+
+void embed_left_sweep(const char *root, const char *const *keep, size_t n_keep)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
+		_cleanup_free_ char *path = str_printf("%s/%s", root, places[i]);
+
+		sweep(path, keep, n_keep);
+	}
+}
+
+void embed_left_remove_log(const char *root, const char *vm_id)
+{
+	_cleanup_free_ char *path = str_printf("%s/log/qemu/" DOMAIN_PREFIX "%s.log", root, vm_id);
+
+	unlink(path);
+}
