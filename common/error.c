@@ -31,6 +31,51 @@ int error_set(struct error **err, enum err_code code, const char *fmt, ...)
 	return set(err, code, text);
 }
 
+static enum err_code code_of_errno(int errnum)
+{
+	switch (errnum) {
+	case ENOENT:
+	case ENOTDIR:
+	case ESRCH:
+		return ERR_NOT_FOUND;
+	case EEXIST:
+		return ERR_EXISTS;
+	case EACCES:
+	case EPERM:
+	case EROFS:
+		return ERR_DENIED;
+	case ENOSPC:
+	case EDQUOT:
+	case ENOMEM:
+	case EMFILE:
+	case ENFILE:
+	case EFBIG:
+		return ERR_LIMIT;
+	case ETIMEDOUT:
+		return ERR_TIMEOUT;
+	case EINVAL:
+	case ENAMETOOLONG:
+		return ERR_INVALID;
+	case ECONNREFUSED:
+	case ECONNRESET:
+	case EPIPE:
+	case ENODEV:
+	case ENXIO:
+		return ERR_UNAVAILABLE;
+	case ECANCELED:
+		return ERR_CANCELLED;
+	case ENOSYS:
+	case EOPNOTSUPP:
+	case EAFNOSUPPORT:
+		return ERR_UNSUPPORTED;
+	case EBUSY:
+	case EADDRINUSE:
+		return ERR_STATE;
+	default:
+		return ERR_UNKNOWN;
+	}
+}
+
 int error_errno(struct error **err, int errnum, const char *fmt, ...)
 {
 	char buf[128];
@@ -39,7 +84,7 @@ int error_errno(struct error **err, int errnum, const char *fmt, ...)
 	va_start(ap, fmt);
 	_cleanup_free_ char *what = str_vprintf(fmt, ap);
 	va_end(ap);
-	return set(err, err_code_from_errno(errnum),
+	return set(err, code_of_errno(errnum),
 		str_printf("%s: %s", what, strerror_r(errnum, buf, sizeof(buf))));
 }
 
@@ -100,49 +145,4 @@ const char *err_code_name(enum err_code code)
 	if ((size_t)code >= ARRAY_SIZE(names) || !names[code])
 		return "UNKNOWN";
 	return names[code];
-}
-
-enum err_code err_code_from_errno(int errnum)
-{
-	switch (errnum) {
-	case ENOENT:
-	case ENOTDIR:
-	case ESRCH:
-		return ERR_NOT_FOUND;
-	case EEXIST:
-		return ERR_EXISTS;
-	case EACCES:
-	case EPERM:
-	case EROFS:
-		return ERR_DENIED;
-	case ENOSPC:
-	case EDQUOT:
-	case ENOMEM:
-	case EMFILE:
-	case ENFILE:
-	case EFBIG:
-		return ERR_LIMIT;
-	case ETIMEDOUT:
-		return ERR_TIMEOUT;
-	case EINVAL:
-	case ENAMETOOLONG:
-		return ERR_INVALID;
-	case ECONNREFUSED:
-	case ECONNRESET:
-	case EPIPE:
-	case ENODEV:
-	case ENXIO:
-		return ERR_UNAVAILABLE;
-	case ECANCELED:
-		return ERR_CANCELLED;
-	case ENOSYS:
-	case EOPNOTSUPP:
-	case EAFNOSUPPORT:
-		return ERR_UNSUPPORTED;
-	case EBUSY:
-	case EADDRINUSE:
-		return ERR_STATE;
-	default:
-		return ERR_UNKNOWN;
-	}
 }

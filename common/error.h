@@ -49,7 +49,6 @@ void error_free(struct error *err);
 
 /* "INVALID" and so on; "UNKNOWN" for a number that is none. */
 const char *err_code_name(enum err_code code);
-enum err_code err_code_from_errno(int errnum);
 
 static inline void error_freep(struct error **err)
 {

@@ -103,7 +103,14 @@ void rpc_cancel(struct rpc_call *call);
 /* Client: end the call (cancelled, if it did not end by itself) and free it. */
 void rpc_close(struct rpc_call *call);
 
-void rpc_message_free(ProtobufCMessage *message);
+void rpc_message_free(ProtobufCMessage *message); /* NULL is allowed */
+
+/* Messages as locals, of whatever type. */
+static inline void rpc_message_freep(void *message)
+{
+	rpc_message_free(*(ProtobufCMessage **)message);
+}
+#define _cleanup_message_ __attribute__((cleanup(rpc_message_freep)))
 
 /* Being called. ---------------------------------------------------------------------------------
  */

@@ -84,6 +84,7 @@ void rpc_call_free(struct rpc_call *call)
 
 void rpc_call_start(struct rpc_call *call, const grpc_op *ops, size_t n, struct rpc_op *op)
 {
+	rpc_op_hand_over(op);
 	grpc_call_error e = grpc_call_start_batch(call->grpc, ops, n, op, NULL);
 
 	/* Only a misuse of gRPC's API fails here, never a peer. */

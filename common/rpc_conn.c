@@ -123,6 +123,7 @@ void rpc_conn_accept(struct rpc_conn *conn)
 		return;
 	grpc_call_details_init(&conn->details);
 	grpc_metadata_array_init(&conn->metadata);
+	rpc_op_hand_over(&conn->accept_op);
 	conn->accepting = grpc_server_request_call(conn->grpc, &conn->accepted, &conn->details,
 				  &conn->metadata, rpc_queue(), rpc_queue(),
 				  &conn->accept_op) == GRPC_CALL_OK;
@@ -181,6 +182,7 @@ static void conn_close(struct rpc_conn *conn, bool force)
 	if (!conn->told && (force || !conn->calls)) {
 		conn->told = true;
 		close_fd(&conn->watch); /* leaves the epoll set with it: no events any more */
+		rpc_op_hand_over(&conn->shutdown_op);
 		grpc_server_shutdown_and_notify(conn->grpc, rpc_queue(), &conn->shutdown_op);
 	}
 	if (force && !conn->forced) {

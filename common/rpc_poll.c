@@ -1,7 +1,7 @@
 /* Who polls the completion queue: one thread at a time, which runs what completes.
  *
  * Mostly that is the poller, a thread of its own, and who waits for a completion is woken by it.
- *But to wake a thread takes as long as half a small call. So in a process that serves no calls, a
+ * But to wake a thread takes as long as half a small call. So in a process that serves no calls, a
  * thread that makes a unary one polls itself until its answer is here, if nobody else does. For
  * that the poller keeps away from the queue a little after each turn of anybody's, so that the next
  * call of a burst finds it free; the first finds the poller in it, and is woken.
@@ -87,6 +87,7 @@ static void run_op(const grpc_event *event)
 {
 	struct rpc_op *op = event->tag;
 
+	rpc_op_take_over(op);
 	op->done(op, event->success);
 }
 

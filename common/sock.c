@@ -24,69 +24,6 @@
 #define PRIVILEGED_FIRST 512u
 #define PRIVILEGED_LAST	 1023u
 
-static int parse_u32(const char *s, uint32_t *ret)
-{
-	uint64_t v = 0;
-
-	if (!*s)
-		return -1;
-	for (; *s; s++) {
-		if (*s < '0' || *s > '9')
-			return -1;
-		v = v * 10 + (uint64_t)(*s - '0');
-		if (v >= UINT32_MAX)
-			return -1;
-	}
-	*ret = (uint32_t)v;
-	return 0;
-}
-
-static int parse_path(const char *s, size_t n, struct endpoint *ret)
-{
-	/* One byte stays for the NUL. A path with a leading NUL (abstract) cannot be written. */
-	if (!n || n >= sizeof(ret->path))
-		return -1;
-	memcpy(ret->path, s, n);
-	ret->path[n] = 0;
-	return 0;
-}
-
-int endpoint_parse(const char *s, struct endpoint *ret, struct error **err)
-{
-	const char *rest, *colon;
-	int r = -1;
-
-	memset(ret, 0, sizeof(*ret));
-	if (str_starts(s, "unix:")) {
-		ret->kind = ENDPOINT_UNIX;
-		rest = s + strlen("unix:");
-		r = parse_path(rest, strlen(rest), ret);
-	} else if (str_starts(s, "vsock:")) {
-		ret->kind = ENDPOINT_VSOCK;
-		rest = s + strlen("vsock:");
-		colon = strchr(rest, ':');
-		if (colon) {
-			_cleanup_free_ char *cid = xstrndup(rest, (size_t)(colon - rest));
-			ret->cid = VMADDR_CID_ANY;
-			if (str_eq(cid, "any") || parse_u32(cid, &ret->cid) == 0)
-				r = parse_u32(colon + 1, &ret->port);
-		}
-	} else if (str_starts(s, "hybrid:")) {
-		ret->kind = ENDPOINT_HYBRID;
-		rest = s + strlen("hybrid:");
-		colon = strrchr(rest, ':');
-		if (colon && parse_path(rest, (size_t)(colon - rest), ret) == 0)
-			r = parse_u32(colon + 1, &ret->port);
-	}
-	if (r < 0) {
-		_cleanup_free_ char *shown = str_escape(s, strlen(s), false);
-		return error_set(err, ERR_INVALID,
-			"\"%s\" is no address: unix:PATH, vsock:CID:PORT or hybrid:PATH:PORT",
-			shown);
-	}
-	return 0;
-}
-
 char *endpoint_format(const struct endpoint *ep)
 {
 	switch (ep->kind) {
@@ -275,7 +212,7 @@ static int connect_hybrid(
 {
 	_cleanup_close_ int fd = connect_unix(ep->path, patience->deadline_usec, err);
 	char line[32];
-	uint32_t host_port;
+	uint64_t host_port;
 	int n;
 
 	if (fd < 0)
@@ -285,7 +222,7 @@ static int connect_hybrid(
 		return error_errno(err, errno, "%s", ep->path);
 	if (read_line(fd, line, sizeof(line), patience, err) < 0)
 		return error_wrap(err, "%s, port %u", ep->path, ep->port);
-	if (!str_starts(line, "OK ") || parse_u32(line + 3, &host_port) < 0) {
+	if (!str_starts(line, "OK ") || parse_number(line + 3, 0, UINT32_MAX - 1, &host_port) < 0) {
 		_cleanup_free_ char *shown = str_escape(line, strlen(line), false);
 		return error_set(err, ERR_INTERNAL, "%s, port %u: the vsock device said \"%s\"",
 			ep->path, ep->port, shown);

@@ -1,5 +1,5 @@
-/* Connected and listening sockets by name. The project opens, checks and owns sockets; gRPC adopts
- * connected fds. All fds are CLOEXEC.
+/* Connected and listening sockets. The project opens, checks and owns sockets; gRPC adopts
+ * connected fds. All fds are CLOEXEC. In error texts an endpoint is named so:
  *
  *   unix:PATH          a Unix stream socket
  *   vsock:CID:PORT     AF_VSOCK; for listening the CID is "any"
@@ -23,7 +23,7 @@ struct endpoint {
 	uint32_t port;	/* vsock, hybrid */
 };
 
-int endpoint_parse(const char *s, struct endpoint *ret, struct error **err);
+/* As above. Owned by the caller. */
 char *endpoint_format(const struct endpoint *ep);
 
 /* A connected, blocking fd, or -1. deadline_ms > 0 bounds the whole dialling, for hybrid including

@@ -142,6 +142,16 @@ static int parse_digits(const char **s, uint64_t *ret)
 	return 0;
 }
 
+int parse_number(const char *s, uint64_t least, uint64_t most, uint64_t *ret)
+{
+	uint64_t v;
+
+	if (parse_digits(&s, &v) < 0 || *s || v < least || v > most)
+		return -1;
+	*ret = v;
+	return 0;
+}
+
 int parse_size(const char *s, uint64_t *ret_bytes)
 {
 	static const char units[] = "KMGT";

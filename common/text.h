@@ -20,6 +20,8 @@ char *hex_encode(const void *p, size_t n);
 /* 0, or -1 when s is not exactly 2*n lower- or upper-case hex digits. */
 int hex_decode(const char *s, void *ret, size_t n);
 
+/* Decimal digits and nothing else. 0, or -1: not that, or not from least to most. */
+int parse_number(const char *s, uint64_t least, uint64_t most, uint64_t *ret);
 /* As people write them. Sizes: 512M, 1G, 64KiB, 100 (bytes); powers of 1024. Durations: 90s, 10m,
  * 1h30m, 250ms; a bare number is refused. 0, or -1: not of that form, or out of range. */
 int parse_size(const char *s, uint64_t *ret_bytes);

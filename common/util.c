@@ -112,6 +112,11 @@ uint64_t now_real_usec(void)
 	return clock_usec(CLOCK_REALTIME);
 }
 
+uint64_t now_boot_usec(void)
+{
+	return clock_usec(CLOCK_BOOTTIME);
+}
+
 void sleep_ms(unsigned ms)
 {
 	struct timespec ts = {.tv_sec = ms / 1000, .tv_nsec = (long)(ms % 1000) * 1000000};

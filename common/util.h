@@ -62,6 +62,7 @@ void close_fd(int *fd);
 /* Time. */
 uint64_t now_mono_usec(void); /* CLOCK_MONOTONIC */
 uint64_t now_real_usec(void); /* CLOCK_REALTIME */
+uint64_t now_boot_usec(void); /* CLOCK_BOOTTIME: the machine's uptime */
 void sleep_ms(unsigned ms);
 
 /* The directory's directory of the running program: /usr for /usr/bin/orchestrator. */

@@ -51,21 +51,11 @@ static const char help_text[] =
 	"  --debug          log more\n"
 	"  --help, --version\n";
 
-static uint64_t uptime_usec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_BOOTTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 static int parse_port(const char *text, uint32_t *ret)
 {
-	char *end;
+	uint64_t v;
 
-	errno = 0;
-	unsigned long v = strtoul(text, &end, 10);
-	if (errno || *end || text[0] < '0' || text[0] > '9' || v == 0 || v >= UINT32_MAX) {
+	if (parse_number(text, 1, UINT32_MAX - 1, &v) < 0) {
 		fprintf(stderr, "guest-worker: not a port: %s\n", text);
 		return -1;
 	}
@@ -287,7 +277,7 @@ static int run(const struct options *options, uint64_t began, struct error **err
 
 int main(int argc, char **argv)
 {
-	uint64_t began = uptime_usec();
+	uint64_t began = now_boot_usec();
 	_cleanup_error_ struct error *err = NULL;
 	struct options options = {.init = getpid() == 1, .port = WORKER_PORT};
 

@@ -28,14 +28,6 @@
  * would delay: it shares the processor with the calls before it. */
 #define SPARE_IDLE_MS 500
 
-static uint64_t uptime_usec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_BOOTTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 ProtobufCMessage *worker_request(struct rpc_call *call, struct error **err)
 {
 	ProtobufCMessage *message = NULL;
@@ -210,7 +202,7 @@ static int handle_info(struct rpc_call *call, void *arg, struct error **err)
 	if (!message)
 		return -1;
 	rpc_message_free(message);
-	reply.uptime_usec = uptime_usec();
+	reply.uptime_usec = now_boot_usec();
 	reply.memory_available_bytes = memory_available();
 	if (fstatvfs(worker->root->fd, &fs) == 0)
 		reply.root_available_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
@@ -325,7 +317,7 @@ struct worker *worker_new(const struct worker_options *options, struct error **e
 
 void worker_set_ready(struct worker *worker)
 {
-	worker->ready_usec = uptime_usec();
+	worker->ready_usec = now_boot_usec();
 }
 
 void worker_keep_spare(struct worker *worker)

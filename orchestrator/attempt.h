@@ -8,6 +8,7 @@
 #include "common/error.h"
 #include "orchestrator/config.h"
 #include "orchestrator/job.h"
+#include "orchestrator/vm_facts.h"
 
 struct attempt;
 struct warm; /* a VM that has booted already (warm.h) */
@@ -41,22 +42,6 @@ enum attempt_event_type {
 	ATTEMPT_GONE,	/* the VM is destroyed and nothing of it is left; last */
 };
 
-struct vm_facts {
-	char id[32]; /* "vm-3f2a91c0" */
-	char domain[64];
-	char uuid[37];
-	uint32_t cid; /* 0: not assigned yet */
-	char image[64];
-	const char *state; /* "creating", "booting", "ready", "running", "stopping"; static */
-	const char *vsock_device;
-	const char *accelerator;
-	uint32_t cpus;
-	uint64_t memory_bytes;
-	uint64_t started_usec;
-	int pid;     /* of QEMU; 0: not known */
-	bool pooled; /* it was booted for its image's pool */
-};
-
 struct attempt_event {
 	enum attempt_event_type type;
 	const struct vm_facts *vm;	   /* ATTEMPT_VM; may come again with more facts */
@@ -81,17 +66,3 @@ void attempt_cancel(struct attempt *attempt, const char *why);
 void attempt_recorded(struct attempt *attempt);
 /* Joins the thread: call after ATTEMPT_GONE. */
 void attempt_free(struct attempt *attempt);
-
-/* Opens nothing yet: libvirt is connected at the first attempt. */
-struct host *host_new(const struct config *config, struct error **err);
-/* A VM that a daemon before us left behind. */
-struct host_left {
-	const char *id; /* "vm-3f2a91c0" */
-	bool there;	/* set by host_sweep(): its domain runs */
-};
-/* Domains, processes and files that a daemon before us left behind, by our metadata and name
- * prefix: destroy all but those of keep. */
-int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct error **err);
-void host_free(struct host *host);
-const char *host_accelerator(struct host *host);  /* NULL until known */
-const char *host_vsock_device(struct host *host); /* NULL until known */

@@ -8,6 +8,7 @@
 #include "common/limits.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/host_private.h"
 #include "orchestrator/results.h"
 #include "orchestrator/vm_worker.h"
 #include "orchestrator/warm.h"

@@ -18,6 +18,7 @@
 
 #include "common/log.h"
 #include "orchestrator/domain_xml.h"
+#include "orchestrator/host_private.h"
 #include "orchestrator/spawn.h"
 #include "orchestrator/vm_worker.h"
 

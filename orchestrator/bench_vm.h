@@ -4,8 +4,8 @@
 #pragma once
 
 #include "common/rpc.h"
-#include "orchestrator/attempt.h"
 #include "orchestrator/bench_result.h"
+#include "orchestrator/config.h"
 #include "orchestrator/guest.h"
 
 struct bench_vm;

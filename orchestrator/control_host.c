@@ -1,8 +1,10 @@
 /* Calls about the daemon and its VMs as a whole. */
 #include "orchestrator/control_private.h"
+#include "orchestrator/host.h"
 #include "orchestrator/pools.h"
 #include "orchestrator/retention.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "common/util.h"
@@ -26,7 +28,7 @@ static void keep_vm(void *arg, const struct vm_facts *facts, const char *job_id)
 	look->vms = xreallocarray(look->vms, look->n_vms + 1, sizeof(*look->vms));
 	struct vm *vm = &look->vms[look->n_vms++];
 	vm->facts = *facts;
-	memcpy(vm->job, job_id, sizeof(vm->job));
+	snprintf(vm->job, sizeof(vm->job), "%s", job_id);
 }
 
 static void loop_look(void *arg)

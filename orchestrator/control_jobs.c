@@ -92,7 +92,7 @@ Control__V1__JobInfo *control_info_of(
 	return info;
 }
 
-int control_send_job(
+static int send_job(
 	struct rpc_call *call, struct daemon *daemon, const char *id, struct error **err)
 {
 	_cleanup_job_record_ struct job_record *record = NULL;
@@ -126,7 +126,7 @@ int control_handle_get_job(struct rpc_call *call, void *arg, struct error **err)
 	if (control_recv(call, &request, err) < 0 || control_find(daemon, request->id, id, err) < 0)
 		return -1;
 	return request->attempt ? send_attempt(call, daemon, id, request->attempt, err)
-				: control_send_job(call, daemon, id, err);
+				: send_job(call, daemon, id, err);
 }
 
 /* --- listing --------------------------------------------------------------------------------- */
@@ -323,7 +323,7 @@ static int handle_wait(struct rpc_call *call, void *arg, struct error **err)
 		r = wait_for_end(call, &watch, id, MIN(timeout_ms, WAIT_MS), attempts, err);
 		control_unwatch(daemon, &watch);
 	}
-	return r < 0 ? -1 : control_send_job(call, daemon, id, err);
+	return r < 0 ? -1 : send_job(call, daemon, id, err);
 }
 
 int control_handle_wait(struct rpc_call *call, void *arg, struct error **err)
@@ -389,5 +389,5 @@ int control_handle_cancel(struct rpc_call *call, void *arg, struct error **err)
 	}
 	if (c.error)
 		return error_move(err, c.error);
-	return control_send_job(call, daemon, id, err);
+	return send_job(call, daemon, id, err);
 }

@@ -20,12 +20,6 @@ int control_handle_info(struct rpc_call *call, void *daemon, struct error **err)
 int control_handle_gc(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_stop(struct rpc_call *call, void *daemon, struct error **err);
 
-static inline void rpc_message_freep(void *message)
-{
-	rpc_message_free(*(ProtobufCMessage **)message);
-}
-#define _cleanup_message_ __attribute__((cleanup(rpc_message_freep)))
-
 static inline void job_info_freep(Control__V1__JobInfo **info)
 {
 	control__v1__job_info__free_unpacked(*info, NULL);
@@ -60,11 +54,10 @@ int control_get_attempt(struct daemon *daemon, const char *id, unsigned n, struc
 /* The attempts that another followed, into the message of the job. */
 void control_add_earlier(
 	struct daemon *daemon, const struct job_record *record, Control__V1__JobInfo *info);
-/* The same as a message. */
+/* The record as a message, with those. position: in the queue, 0: it does not wait. Owned by the
+ * caller. */
 Control__V1__JobInfo *control_info_of(
 	struct daemon *daemon, const struct job_record *record, uint32_t position);
-int control_send_job(
-	struct rpc_call *call, struct daemon *daemon, const char *id, struct error **err);
 
 /* The directory of a job, its inputs/ being on the disk, and its entry in that of all jobs. */
 int control_sync_job_dir(const struct config *config, const char *dir, struct error **err);

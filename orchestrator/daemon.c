@@ -8,6 +8,7 @@
 #include "orchestrator/ballast.h"
 #include "orchestrator/capacity.h"
 #include "orchestrator/control.h"
+#include "orchestrator/host.h"
 #include "orchestrator/recover.h"
 #include "orchestrator/retention.h"
 

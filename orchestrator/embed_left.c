@@ -6,7 +6,7 @@
 
 #include "common/log.h"
 #include "common/util.h"
-#include "orchestrator/host.h"
+#include "orchestrator/host_private.h"
 
 /* Statuses and pid files; monitor sockets and keys; the rest by what libvirt makes for any VM. */
 static const char *const places[] = {
@@ -32,33 +32,50 @@ static bool is_kept(const char *id, const char *const *keep, size_t n_keep)
 	return false;
 }
 
-static void sweep(const char *path, const char *const *keep, size_t n_keep)
+/* Remove those that are not kept; with look: see whether there are any. */
+static bool sweep(const char *path, const char *const *keep, size_t n_keep, bool look)
 {
 	DIR *dir = opendir(path);
 	const struct dirent *entry;
+	bool any = false;
 
 	if (!dir)
-		return;
-	while ((entry = readdir(dir))) {
+		return false;
+	while (!(any && look) && (entry = readdir(dir))) {
 		_cleanup_error_ struct error *err = NULL;
 		_cleanup_free_ char *id = vm_of(entry->d_name);
 
 		if (!id || is_kept(id, keep, n_keep))
 			continue;
+		any = true;
 		_cleanup_free_ char *left = str_printf("%s/%s", path, entry->d_name);
-		if (remove_tree(left, &err) < 0)
+		if (!look && remove_tree(left, &err) < 0)
 			log_warn("host", "%s", err->text);
 	}
 	closedir(dir);
+	return any;
+}
+
+static bool sweep_all(const char *root, const char *const *keep, size_t n_keep, bool look)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < ARRAY_SIZE(places) && !(any && look); i++) {
+		_cleanup_free_ char *path = str_printf("%s/%s", root, places[i]);
+
+		any |= sweep(path, keep, n_keep, look);
+	}
+	return any;
+}
+
+bool embed_left_any(const char *root)
+{
+	return sweep_all(root, NULL, 0, true);
 }
 
 void embed_left_sweep(const char *root, const char *const *keep, size_t n_keep)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(places); i++) {
-		_cleanup_free_ char *path = str_printf("%s/%s", root, places[i]);
-
-		sweep(path, keep, n_keep);
-	}
+	sweep_all(root, keep, n_keep, false);
 }
 
 void embed_left_remove_log(const char *root, const char *vm_id)

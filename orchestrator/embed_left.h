@@ -6,8 +6,11 @@
  * nobody touch the domain for half a minute. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 
+/* Is there anything of any VM of ours? */
+bool embed_left_any(const char *root);
 /* Before the driver is opened, and when no QEMU of these VMs runs: all but what is of those in
  * keep.
  */

@@ -192,20 +192,6 @@ int guest_ping(struct guest *guest, int timeout_ms, struct error **err)
 	return 0;
 }
 
-int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err)
-{
-	Worker__V1__AdditionRequest request = WORKER__V1__ADDITION_REQUEST__INIT;
-	ProtobufCMessage *message;
-
-	request.a = a;
-	request.b = b;
-	if (ask(guest, &worker_addition, &request.base, &message, err) < 0)
-		return -1;
-	*ret_sum = ((const Worker__V1__AdditionReply *)message)->c;
-	rpc_message_free(message);
-	return 0;
-}
-
 /* Inputs. ----------------------------------------------------------------------------------------
  */
 

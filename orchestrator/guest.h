@@ -37,8 +37,6 @@ struct rpc_peer *guest_peer(const struct guest *guest);
 
 /* Does it answer, within timeout_ms? */
 int guest_ping(struct guest *guest, int timeout_ms, struct error **err);
-/* The smoke test. */
-int guest_add(struct guest *guest, int64_t a, int64_t b, int64_t *ret_sum, struct error **err);
 
 /* Send the inputs that the submitter gave, from inputs_dir (holding 0, 1, ... by their number). */
 int guest_put_inputs(

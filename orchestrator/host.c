@@ -1,4 +1,4 @@
-#include "orchestrator/host.h"
+#include "orchestrator/host_private.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -286,7 +286,7 @@ static void sweep_embedded(const struct host *host, const struct sweep *sweep, c
 	_cleanup_free_ char *root = host_embed_root(host);
 	_cleanup_free_ const char **ids = xcalloc(sweep->n_keep, sizeof(*ids));
 
-	if (!root)
+	if (!root || !embed_left_any(root))
 		return;
 	for (size_t i = 0; i < sweep->n_keep; i++)
 		ids[i] = sweep->keep[i].id;
@@ -314,10 +314,14 @@ int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct 
 	_cleanup_free_ char *vms = host_vm_dir(host, NULL);
 
 	/* A VM has its directory before its domain and after it: without one there is nothing to
-	 * ask libvirt for, and the first command need not wait for it. */
-	if (!any_vm_dir(vms))
-		return 0;
+	 * ask libvirt for, and the first command need not wait for it. After the machine was
+	 * started anew there are none, but what libvirt wrote is on a disk. */
+	bool any = any_vm_dir(vms);
+	if (!any)
+		sweep.n_keep = 0;
 	sweep_embedded(host, &sweep, vms);
+	if (!any)
+		return 0;
 	/* Somebody waits for the daemon, and libvirt may not be there. */
 	struct virt *virt = host_virt_now(host, err);
 	/* VMs that an earlier daemon had are worth waiting for a libvirt that had them too. */

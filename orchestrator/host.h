@@ -1,66 +1,25 @@
 /* What all VMs of this daemon share: the libvirt connection, the watcher, CIDs, the accelerator's
- * answer, and where their files are. The functions for the daemon are in attempt.h. */
+ * answer, and where their files are. */
 #pragma once
 
-#include <pthread.h>
-#include <sys/types.h>
+#include <stdbool.h>
+#include <stddef.h>
 
-#include "orchestrator/accel.h"
-#include "orchestrator/attempt.h"
-#include "orchestrator/cid.h"
-#include "orchestrator/virt.h"
-#include "orchestrator/vsock.h"
-#include "orchestrator/vm_watch.h"
+#include "common/error.h"
+#include "orchestrator/config.h"
 
-#define DOMAIN_PREFIX "orchestrator-"
+struct host;
 
-struct host {
-	const struct config *config; /* borrowed */
-	struct vm_watcher *watcher;
-	struct cid_pool *cids;
-	struct accel *accel;
-	char *owner; /* names this state directory in our domains' metadata */
-
-	pthread_mutex_t lock;	    /* never held while something blocks; below: */
-	struct virt *virt;	    /* NULL until the first VM; then the same for ever */
-	bool asking;		    /* connected, and libvirt is asked what QEMU can do */
-	bool expected;		    /* libvirt is known to work here */
-	bool tidying;		    /* a thread destroys those below */
-	struct host_doomed *doomed; /* owned; domains to destroy when it is back */
-	bool connecting;	    /* a thread is at it */
-	int idle_fd;		    /* an eventfd: readable while none is */
-	struct error *failed;	    /* owned; why the last one could not */
-	char *emulator;		    /* owned */
-	bool vsock_known;
-	enum vsock_kind vsock;
+/* Opens nothing yet: libvirt is connected at the first attempt. */
+struct host *host_new(const struct config *config, struct error **err);
+/* A VM that a daemon before us left behind. */
+struct host_left {
+	const char *id; /* "vm-3f2a91c0" */
+	bool there;	/* set by host_sweep(): its domain runs */
 };
-
-/* The connection, made at the first call, and again when it was lost. The first is tried once, so
- * that a wrong setting is told at once; a libvirt that was there before, or that starts by itself,
- * gets half a minute to come (back). A libvirtd that takes the connection and says nothing costs
- * its caller a minute (ERR_TIMEOUT). All of that ends when cancel_fd (-1: none) becomes readable
- * (ERR_CANCELLED); others who only look at the host do not wait. */
-struct virt *host_virt(struct host *host, int cancel_fd, struct error **err);
-/* The same by one try, which takes 25 seconds at most. */
-struct virt *host_virt_now(struct host *host, struct error **err);
-/* Libvirt worked here for a daemon before us: wait for it as if it had for us. */
-void host_expect_libvirt(struct host *host, bool expected);
-/* Destroy this domain of ours, and remove its VM's directory, once libvirt is back. */
-void host_destroy_later(struct host *host, const char *uuid, const char *dir);
-void host_forget_domains(struct host *host);
-/* QEMU's path, as libvirt says; NULL if it does not. After host_virt(). */
-const char *host_emulator(const struct host *host);
-int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err);
-/* STATE_DIR/libvirt, where libvirt's embedded driver is used, and is ours; else NULL. To be freed.
- */
-char *host_embed_root(const struct host *host);
-/* RUNTIME_DIR/vm, or RUNTIME_DIR/vm/ID. */
-char *host_vm_dir(const struct host *host, const char *vm_id);
-
-/* Who QEMU shall run as, to read the image and to reach RUNTIME_DIR: libvirt's own unprivileged
- * user where we are root and it can; ourselves where the system's libvirtd starts it for us, with
- * the group that its directories want; (uid_t)-1 where that is not ours to say. */
-void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_uid, gid_t *ret_gid);
-
-/* Is there memory for one more VM of this size? */
-int host_check_memory(uint64_t bytes, struct error **err);
+/* Domains, processes and files that a daemon before us left behind, by our metadata and name
+ * prefix: destroy all but those of keep. */
+int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct error **err);
+void host_free(struct host *host);
+const char *host_accelerator(struct host *host);  /* NULL until known */
+const char *host_vsock_device(struct host *host); /* NULL until known */

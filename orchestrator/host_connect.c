@@ -7,7 +7,7 @@
 
 #include "common/log.h"
 #include "common/util.h"
-#include "orchestrator/host.h"
+#include "orchestrator/host_private.h"
 
 #define CONNECT_TIMEOUT_MS 60000
 /* Once it has answered, it starts QEMU some times to see what that can do, the first time. */

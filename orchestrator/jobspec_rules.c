@@ -52,6 +52,7 @@ char *rule_name(const char *value)
 char *rule_user(const char *value)
 {
 	size_t n = strlen(value);
+	uint64_t uid;
 
 	if (!n)
 		return xstrdup("must not be empty");
@@ -59,7 +60,7 @@ char *rule_user(const char *value)
 		return str_printf("is %zu bytes long, the most is %d", n, LIMIT_NAME);
 	if (strspn(value, DIGITS) == n) {
 		/* The greatest means "none" to the kernel. */
-		if (n > 10 || strtoull(value, NULL, 10) >= UINT32_MAX)
+		if (parse_number(value, 0, UINT32_MAX - 1, &uid) < 0)
 			return xstrdup("is too large a user id");
 		return NULL;
 	}

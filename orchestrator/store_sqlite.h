@@ -25,8 +25,8 @@ struct store_sqlite {
 
 extern const struct store_ops store_sqlite_ops;
 
-/* The statement for a filter: ?1 one state, ?2 limit, ?3 where to go on, from ?4 on the labels'
- * names and values. Owned by the caller. */
+/* The statements whose plans count. That for a filter has ?1 one state, ?2 limit, ?3 where to go
+ * on, from ?4 on the labels' names and values; owned by the caller. */
 extern const char store_sqlite_expired_text[];
 char *store_sqlite_list_text(const struct store_filter *filter);
 

@@ -4,11 +4,12 @@
 #pragma once
 
 #include "common/worker_proof.h"
-#include "orchestrator/host.h"
 #include "orchestrator/image.h"
+#include "orchestrator/vm_facts.h"
 #include "orchestrator/vm_note.h"
 
 struct domain_bench; /* domain_xml.h */
+struct host;
 
 /* Borrowed, with all it points to, until vm_destroy(). */
 struct vm_order {

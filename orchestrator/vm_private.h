@@ -2,6 +2,7 @@
  * its middle) share. */
 #pragma once
 
+#include "orchestrator/host_private.h"
 #include "orchestrator/vm.h"
 
 struct vm {

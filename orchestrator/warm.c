@@ -11,6 +11,7 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/domain_xml.h"
+#include "orchestrator/host_private.h"
 #include "orchestrator/vm_worker.h"
 
 /* How long the reason for a loss may come after the loss. */

@@ -15,11 +15,13 @@
 #pragma once
 
 #include "common/error.h"
-#include "orchestrator/attempt.h"
 #include "orchestrator/guest.h"
+#include "orchestrator/job.h"
+#include "orchestrator/vm_facts.h"
 
-struct warm;
+struct host;
 struct vm;
+struct warm;
 
 struct warm_order {
 	uint64_t id;	   /* comes back with its events */

@@ -262,6 +262,26 @@ static void **begin_map(struct decoder *d, const struct yaml_key *key, const str
 	return items;
 }
 
+/* How problems name the item of that name: "where[name]". */
+static char *item_of(const char *where, const struct yaml_node *name)
+{
+	_cleanup_free_ char *shown = yaml_shown(name->text);
+
+	return str_printf("%s[%s]", where, shown);
+}
+
+/* Is the item's name as name_key wants it? If not, that is a problem. */
+static bool check_name(struct decoder *d, const struct yaml_key *name_key,
+	const struct yaml_node *name, const char *where)
+{
+	_cleanup_free_ char *problem = yaml_text_problem(name_key, name->text, YAML_STYLE_QUOTED);
+	_cleanup_free_ char *item = problem ? item_of(where, name) : NULL;
+
+	if (problem)
+		problem_at(d, name, "%s: the name %s", item, problem);
+	return !problem;
+}
+
 static void decode_map(struct decoder *d, const struct yaml_key *key, const struct yaml_node *node,
 	void *target, const char *where)
 {
@@ -275,12 +295,8 @@ static void decode_map(struct decoder *d, const struct yaml_key *key, const stru
 		const struct yaml_node *name = node->children[i];
 		if (name->kind == YAML_NODE_BAD || name->repeated)
 			continue;
-		_cleanup_free_ char *problem =
-			yaml_text_problem(name_key, name->text, YAML_STYLE_QUOTED);
-		_cleanup_free_ char *shown = yaml_shown(name->text);
-		_cleanup_free_ char *item_where = str_printf("%s[%s]", where, shown);
-		if (problem)
-			problem_at(d, name, "%s: the name %s", item_where, problem);
+		_cleanup_free_ char *item_where = item_of(where, name);
+		check_name(d, name_key, name, where);
 		char *text = decode_text(d, text_key, node->children[i + 1], item_where);
 		if (!text)
 			continue;
@@ -304,13 +320,9 @@ static void decode_named(struct decoder *d, const struct yaml_key *key,
 		const struct yaml_node *name = node->children[i];
 		if (name->kind == YAML_NODE_BAD || name->repeated)
 			continue;
-		_cleanup_free_ char *problem =
-			yaml_text_problem(&name_key, name->text, YAML_STYLE_QUOTED);
-		_cleanup_free_ char *shown = yaml_shown(name->text);
-		_cleanup_free_ char *item_where =
-			problem ? str_printf("%s[%s]", where, shown) : below(where, name->text);
-		if (problem)
-			problem_at(d, name, "%s: the name %s", item_where, problem);
+		_cleanup_free_ char *item_where = check_name(d, &name_key, name, where)
+							  ? below(where, name->text)
+							  : item_of(where, name);
 		void *item = struct_new(key->table);
 		store_pointer(item, 0, xstrdup(name->text));
 		items[(*n)++] = item;

@@ -49,12 +49,11 @@ static int take_number(
 	const struct cli *cli, const char *name, unsigned max, unsigned *ret, struct error **err)
 {
 	const char *value = cli_value(cli, name);
-	char *end;
+	uint64_t n;
 
 	if (!value)
 		return 0;
-	unsigned long n = strtoul(value, &end, 10);
-	if (*value < '0' || *value > '9' || *end || n < 1 || n > max)
+	if (parse_number(value, 1, max, &n) < 0)
 		return error_set(err, ERR_INVALID, "--%s '%s': must be a number from 1 to %u", name,
 			value, max);
 	*ret = (unsigned)n;

@@ -1,9 +1,9 @@
 /* The command line: what every command gets, and what every command is.
  *
  * A command is one file with one `const struct cli_command command_NAME`: its texts, its options
- *and its function. main.c finds it by name, parses the global options and the command's own (they
- *may stand in any order, before or after the command's name), loads the configuration with the
- *flags applied, and calls the function with the operands alone:
+ * and its function. main.c finds it by name, parses the global options and the command's own (they
+ * may stand in any order, before or after the command's name), loads the configuration with the
+ * flags applied, and calls the function with the operands alone:
  *
  *	argv[0] is the command's name, argv[1] to argv[argc - 1] the operands, argv[argc] is NULL.
  *

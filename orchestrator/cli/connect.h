@@ -46,13 +46,3 @@ int connect_call(struct rpc_peer *peer, const struct rpc_method *method, const v
 int connect_list(struct rpc_peer *peer, const struct rpc_method *method,
 	const ProtobufCMessage *request, int reply_ms, json_t *(*view)(const ProtobufCMessage *),
 	json_t *rows, struct error **err);
-
-/* Messages as locals. */
-static inline void message_freep(void *message)
-{
-	ProtobufCMessage *m = *(ProtobufCMessage **)message;
-
-	if (m)
-		rpc_message_free(m);
-}
-#define _cleanup_message_ __attribute__((cleanup(message_freep)))

@@ -296,6 +296,55 @@ static int run(struct follow *f)
 	}
 }
 
+/* For -o json: the code that says best what the outcome says. */
+static enum err_code outcome_code(const Control__V1__JobInfo *info)
+{
+	switch ((int)info->outcome) {
+	case JOB__V1__OUTCOME__TIMEOUT:
+		return ERR_TIMEOUT;
+	case JOB__V1__OUTCOME__CANCELLED:
+		return ERR_CANCELLED;
+	case JOB__V1__OUTCOME__OOM_GUEST:
+	case JOB__V1__OUTCOME__OOM_HOST:
+		return ERR_LIMIT;
+	case JOB__V1__OUTCOME__AGENT_LOST:
+	case JOB__V1__OUTCOME__BOOT_FAILED:
+		return ERR_UNAVAILABLE;
+	case JOB__V1__OUTCOME__INFRA:
+		return ERR_INTERNAL;
+	default:
+		return ERR_UNKNOWN;
+	}
+}
+
+/* On stderr, after the end: what happened if the job did not simply end by itself, and what was cut
+ * off. */
+static void report_end(const struct cli *cli, const Control__V1__JobInfo *info)
+{
+	_cleanup_free_ char *what = job_what_happened(info);
+	bool vm_failed =
+		info->has_outcome && (info->outcome == JOB__V1__OUTCOME__GUEST_PANIC ||
+					     info->outcome == JOB__V1__OUTCOME__BOOT_FAILED ||
+					     info->outcome == JOB__V1__OUTCOME__AGENT_LOST);
+
+	if (info->stdout_truncated || info->stderr_truncated)
+		cli_note(cli,
+			"job %s wrote more than limits.output to %s; the rest was counted and "
+			"dropped",
+			info->id,
+			!info->stderr_truncated	  ? "stdout"
+			: !info->stdout_truncated ? "stderr"
+						  : "stdout and stderr");
+	if (info->left_out)
+		cli_note(cli, "job %s: left out of the outputs: %s", info->id, info->left_out);
+	if (!what)
+		return;
+	_cleanup_free_ char *text = str_printf("job %s %s; more: orchestrator %s %s", info->id,
+		what, vm_failed ? "logs --console" : "status", info->id);
+	struct error end = {.code = outcome_code(info), .text = text};
+	report_error(cli, &end);
+}
+
 int follow_job(const struct cli *cli, struct rpc_peer **peer, const char *id,
 	const struct follow_options *options, Control__V1__JobInfo **ret_ended)
 {
@@ -320,58 +369,11 @@ int follow_job(const struct cli *cli, struct rpc_peer **peer, const char *id,
 	progress_end(&f.progress);
 	if (f.ended && options->follow) {
 		fresh_line(&f);
-		follow_report_end(cli, f.ended);
+		report_end(cli, f.ended);
 	}
 	if (ret_ended)
 		*ret_ended = steal_ptr(f.ended);
 	if (f.ended)
 		rpc_message_free(&f.ended->base);
 	return code;
-}
-
-/* For -o json: the code that says best what the outcome says. */
-static enum err_code outcome_code(const Control__V1__JobInfo *info)
-{
-	switch ((int)info->outcome) {
-	case JOB__V1__OUTCOME__TIMEOUT:
-		return ERR_TIMEOUT;
-	case JOB__V1__OUTCOME__CANCELLED:
-		return ERR_CANCELLED;
-	case JOB__V1__OUTCOME__OOM_GUEST:
-	case JOB__V1__OUTCOME__OOM_HOST:
-		return ERR_LIMIT;
-	case JOB__V1__OUTCOME__AGENT_LOST:
-	case JOB__V1__OUTCOME__BOOT_FAILED:
-		return ERR_UNAVAILABLE;
-	case JOB__V1__OUTCOME__INFRA:
-		return ERR_INTERNAL;
-	default:
-		return ERR_UNKNOWN;
-	}
-}
-
-void follow_report_end(const struct cli *cli, const Control__V1__JobInfo *info)
-{
-	_cleanup_free_ char *what = job_what_happened(info);
-	bool vm_failed =
-		info->has_outcome && (info->outcome == JOB__V1__OUTCOME__GUEST_PANIC ||
-					     info->outcome == JOB__V1__OUTCOME__BOOT_FAILED ||
-					     info->outcome == JOB__V1__OUTCOME__AGENT_LOST);
-
-	if (info->stdout_truncated || info->stderr_truncated)
-		cli_note(cli,
-			"job %s wrote more than limits.output to %s; the rest was counted and "
-			"dropped",
-			info->id,
-			!info->stderr_truncated	  ? "stdout"
-			: !info->stdout_truncated ? "stderr"
-						  : "stdout and stderr");
-	if (info->left_out)
-		cli_note(cli, "job %s: left out of the outputs: %s", info->id, info->left_out);
-	if (!what)
-		return;
-	_cleanup_free_ char *text = str_printf("job %s %s; more: orchestrator %s %s", info->id,
-		what, vm_failed ? "logs --console" : "status", info->id);
-	struct error end = {.code = outcome_code(info), .text = text};
-	report_error(cli, &end);
 }

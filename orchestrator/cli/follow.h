@@ -21,7 +21,3 @@ struct follow_options {
  */
 int follow_job(const struct cli *cli, struct rpc_peer **peer, const char *id,
 	const struct follow_options *options, Control__V1__JobInfo **ret_ended);
-
-/* On stderr, after the end: what happened if the job did not simply end by itself, and what was cut
- * off. */
-void follow_report_end(const struct cli *cli, const Control__V1__JobInfo *info);

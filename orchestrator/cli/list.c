@@ -72,16 +72,12 @@ static int fill_filter(const struct cli *cli, struct filter *filter,
 	Control__V1__ListJobsRequest *request, struct error **err)
 {
 	const char *value = cli_value(cli, "limit");
-	char *end;
+	uint64_t limit = DEFAULT_LIMIT;
 
+	if (value && parse_number(value, 0, UINT32_MAX, &limit) < 0)
+		return error_set(err, ERR_INVALID, "--limit '%s': is not a number", value);
 	request->has_limit = true;
-	request->limit = DEFAULT_LIMIT;
-	if (value) {
-		unsigned long n = strtoul(value, &end, 10);
-		if (*value < '0' || *value > '9' || *end || n > UINT32_MAX)
-			return error_set(err, ERR_INVALID, "--limit '%s': is not a number", value);
-		request->limit = (uint32_t)n;
-	}
+	request->limit = (uint32_t)limit;
 	request->states = filter->states;
 	for (size_t i = 0; (value = cli_value_nth(cli, "state", i)); i++) {
 		if (i == ARRAY_SIZE(filter->states))

@@ -1,7 +1,5 @@
 #include "orchestrator/cli/one_job.h"
 
-#include <stdlib.h>
-
 #include "common/limits.h"
 #include "common/util.h"
 #include "orchestrator/cli/connect.h"
@@ -11,13 +9,10 @@
 int one_job_attempt(const struct cli *cli, uint32_t *ret)
 {
 	const char *text = cli_value(cli, "attempt");
-	char *end;
+	uint64_t n = 0;
 
 	*ret = 0;
-	if (!text)
-		return 0;
-	unsigned long n = strtoul(text, &end, 10);
-	if (*text < '0' || *text > '9' || *end || n < 1 || n > LIMIT_ATTEMPTS + RETRY_MAX_STARTS)
+	if (text && parse_number(text, 1, LIMIT_ATTEMPTS + RETRY_MAX_STARTS, &n) < 0)
 		return cli_usage(cli, "--attempt '%s': a number, the first one is 1", text);
 	*ret = (uint32_t)n;
 	return 0;

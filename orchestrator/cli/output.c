@@ -61,7 +61,8 @@ static char *time_text(uint64_t usec)
 	return xstrdup(text);
 }
 
-unsigned output_width(const char *text)
+/* Columns that the text takes on a terminal. */
+static unsigned text_width(const char *text)
 {
 	mbstate_t state = {0};
 	unsigned width = 0;
@@ -167,7 +168,8 @@ static char *joined(const struct output *output, enum output_kind kind, const js
 	return text;
 }
 
-char *output_cell(
+/* The value at a column's key, as a table shows it; "" when it is absent. Owned by the caller. */
+static char *cell_text(
 	const struct output *output, const struct output_column *column, const json_t *object)
 {
 	const json_t *value = lookup(object, column->key);
@@ -208,7 +210,7 @@ static const char *colour_of(const char *text)
 static void put_cell(const struct output *output, const struct output_column *column,
 	const char *text, unsigned width, bool last)
 {
-	unsigned used = output_width(text);
+	unsigned used = text_width(text);
 	int pad = used < width ? (int)(width - used) : 0;
 	const char *colour = output->colour ? colour_of(text) : NULL;
 
@@ -244,13 +246,13 @@ static void grid_fill(struct grid *grid, const struct output *output, const json
 		for (size_t c = 0; c < n; c++) {
 			const struct output_column *column = &grid->columns[c];
 			char **cell = &grid->cells[r * n + c];
-			*cell = r ? output_cell(output, column, json_array_get(rows, r - 1))
+			*cell = r ? cell_text(output, column, json_array_get(rows, r - 1))
 				  : xstrdup(column->title);
 			if (r && !**cell) {
 				free(*cell);
 				*cell = xstrdup("-");
 			}
-			grid->widths[c] = MAX(grid->widths[c], output_width(*cell));
+			grid->widths[c] = MAX(grid->widths[c], text_width(*cell));
 		}
 	}
 }
@@ -269,7 +271,7 @@ static void grid_narrow(struct grid *grid, unsigned terminal)
 		total -= width - grid->widths[c];
 	}
 	for (size_t i = 0; i < grid->n_rows * grid->n_columns; i++)
-		if (output_width(grid->cells[i]) > grid->widths[i % grid->n_columns])
+		if (text_width(grid->cells[i]) > grid->widths[i % grid->n_columns])
 			cut(grid->cells[i], grid->widths[i % grid->n_columns]);
 }
 
@@ -297,7 +299,7 @@ static void print_name(
 	const struct output *output, const struct output_type *type, const json_t *object)
 {
 	struct output_column column = {.key = type->name_key};
-	_cleanup_free_ char *name = output_cell(output, &column, object);
+	_cleanup_free_ char *name = cell_text(output, &column, object);
 
 	fprintf(output->to, "%s\n", name);
 }
@@ -356,17 +358,17 @@ static void print_fields(
 	unsigned width = 0;
 
 	for (const struct output_column *c = fields->columns; c->title; c++) {
-		_cleanup_free_ char *text = output_cell(output, c, object);
+		_cleanup_free_ char *text = cell_text(output, c, object);
 		if (*text)
-			width = MAX(width, output_width(c->title) + 1);
+			width = MAX(width, text_width(c->title) + 1);
 	}
 	for (const struct output_column *c = fields->columns; c->title; c++) {
-		_cleanup_free_ char *text = output_cell(output, c, object);
+		_cleanup_free_ char *text = cell_text(output, c, object);
 		const char *colour = output->colour ? colour_of(text) : NULL;
 
 		if (!*text)
 			continue;
-		fprintf(output->to, "%s:%*s", c->title, (int)(width - output_width(c->title)), "");
+		fprintf(output->to, "%s:%*s", c->title, (int)(width - text_width(c->title)), "");
 		const char *lines = json_string_value(lookup(object, c->key));
 		if (colour)
 			fprintf(output->to, "\033[%sm%s\033[0m\n", colour, text);

@@ -54,11 +54,5 @@ void output_object(
 /* Any JSON value as JSON (pretty, with a final newline) or as YAML. */
 void output_value(const struct output *output, const json_t *value);
 
-/* The value at a column's key, as a table shows it; "" when it is absent. Owned by the caller. */
-char *output_cell(
-	const struct output *output, const struct output_column *column, const json_t *object);
-/* Columns that the text takes on a terminal. */
-unsigned output_width(const char *text);
-
 /* For the objects: strings that may not be UTF-8 (NULL: null). */
 json_t *output_string(const char *s);

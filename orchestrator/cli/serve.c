@@ -1,6 +1,5 @@
 #include "orchestrator/serve.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -11,12 +10,9 @@
 /* The descriptor that a command left us, from its number. */
 static int take_ready_fd(const char *text, int *ret, struct error **err)
 {
-	char *end;
+	uint64_t fd;
 
-	errno = 0;
-	long fd = strtol(text, &end, 10);
-	if (errno || *end || end == text || fd < 3 || fd > INT_MAX ||
-		fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
+	if (parse_number(text, 3, INT_MAX, &fd) < 0 || fcntl((int)fd, F_SETFD, FD_CLOEXEC) < 0)
 		return error_set(err, ERR_INVALID, "--ready-fd %s: no open descriptor", text);
 	*ret = (int)fd;
 	return 0;

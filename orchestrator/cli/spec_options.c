@@ -43,7 +43,8 @@ static struct job_files *files_from_text(
 	return steal_ptr(files);
 }
 
-struct job_files *spec_from_file(const char *path, struct error **err)
+/* A job file, "-" is stdin; without verification of its inputs. */
+static struct job_files *spec_from_file(const char *path, struct error **err)
 {
 	_cleanup_job_source_ struct job_source *source = job_source_read(path, err);
 
@@ -208,7 +209,6 @@ static int apply_priority(const struct cli *cli, Job__V1__Spec *spec, struct err
 static int apply_resources(const struct cli *cli, Job__V1__Spec *spec, struct error **err)
 {
 	const char *cpus = cli_value(cli, "cpus"), *timeout = cli_value(cli, "timeout");
-	char *end;
 
 	if (timeout) {
 		if (parse_duration(timeout, &spec->timeout_ms) < 0)
@@ -224,8 +224,8 @@ static int apply_resources(const struct cli *cli, Job__V1__Spec *spec, struct er
 		job__v1__resources__init(spec->resources);
 	}
 	if (cpus) {
-		unsigned long n = strtoul(cpus, &end, 10);
-		if (*cpus < '0' || *cpus > '9' || *end || n < 1 || n > LIMIT_CPUS)
+		uint64_t n;
+		if (parse_number(cpus, 1, LIMIT_CPUS, &n) < 0)
 			return error_set(err, ERR_INVALID, "--cpus '%s': a number from 1 to %u",
 				cpus, LIMIT_CPUS);
 		spec->resources->cpus = (uint32_t)n;

@@ -27,9 +27,6 @@
 struct job_files *spec_from_command_line(
 	const struct cli *cli, int argc, char **argv, struct error **err);
 
-/* A job file, "-" is stdin; without verification of its inputs. */
-struct job_files *spec_from_file(const char *path, struct error **err);
-
 /* The same for one document of a file that may have several. */
 struct job_files *spec_from_document(const struct job_source *source, size_t i, struct error **err);
 /* What the command's options say, over what the spec says. It is to be verified afterwards. */

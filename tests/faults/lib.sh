@@ -186,18 +186,8 @@ repeat() {
 # copied, so that it may be changed.
 # shellcheck disable=SC2016 # jq expands it
 derive_image() {
-	local name=$1 file
-	shift
-	mkdir -p "$T/images/$name"
-	for file in "$IMAGES/$IMAGE"/*; do
-		ln -sf "$file" "$T/images/$name/"
-	done
-	for file in "$@" manifest.json; do
-		cp --remove-destination "$IMAGES/$IMAGE/$file" "$T/images/$name/"
-		chmod u+w "$T/images/$name/$file"
-	done
-	change_manifest "$name" '.name = $value' "$name"
-	export ORCHESTRATOR_IMAGE_DIR=$T/images
+	link_image "$IMAGE" "$@"
+	change_manifest "$1" '.name = $value' "$1"
 }
 
 # change_manifest NAME FILTER VALUE: by jq, with VALUE as $value; its own digest follows

@@ -27,69 +27,12 @@ ORC_TIMEOUT=${ORC_TIMEOUT:-180}
 mkdir -p "$HOME" "$T/work"
 cd "$T/work"
 
-fail() {
-	printf 'FAILED at %s:%s: %s\n' "${BASH_SOURCE[1]##*/}" "${BASH_LINENO[0]}" "$*"
-	exit 1
-}
-
-# This machine cannot show what the test is about.
-not_verified() {
-	printf '%s\n' "$*" >"$T/not-verified"
-	exit 77
-}
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "${BASH_SOURCE[0]}")/../expect.sh"
 
 # The program that is tested.
 orc() {
 	timeout --foreground --kill-after=10 "$ORC_TIMEOUT" "${ORC_AS[@]}" "$ORC" "$@"
-}
-
-# expect_exit CODE COMMAND...: its output is in $T/out and $T/err.
-expect_exit() {
-	local expected=$1 code=0
-	shift
-	printf '+ %s\n' "$*"
-	"$@" >"$T/out" 2>"$T/err" </dev/null || code=$?
-	[[ $code == "$expected" ]] && return
-	printf 'exit %s where %s was expected\n' "$code" "$expected"
-	show out
-	show err
-	fail "$*"
-}
-
-# show out|err: what the last command said.
-show() {
-	printf -- '--- std%s\n' "$1"
-	head -c 4000 "$T/$1" | cat -v
-}
-
-# expect_match REGEX FILE, and its opposite.
-expect_match() {
-	grep -Eq -- "$1" "$2" && return
-	printf 'nothing in %s matches: %s\n' "$2" "$1"
-	head -c 4000 "$2" | cat -v
-	fail "expect_match"
-}
-
-expect_no_match() {
-	grep -Eq -- "$1" "$2" || return 0
-	printf 'something in %s matches: %s\n' "$2" "$1"
-	head -c 4000 "$2" | cat -v
-	fail "expect_no_match"
-}
-
-# expect_equal WHAT EXPECTED ACTUAL
-expect_equal() {
-	[[ $2 == "$3" ]] || fail "$1 is '$3', expected '$2'"
-}
-
-# wait_until SECONDS COMMAND...: until it succeeds.
-wait_until() {
-	local deadline=$((SECONDS + $1)) seconds=$1
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((SECONDS < deadline)) || fail "still not so after $seconds s: $*"
-		sleep 0.1
-	done
 }
 
 # field ID PATH: of the job's record: field "$id" .stdout.bytes
@@ -119,6 +62,11 @@ daemon_pid() {
 	printf '%s\n' "$pid"
 }
 
+# Programs that are built with a sanitizer: what memory and time they take says nothing.
+sanitized() {
+	grep -q '__[at]san_init' "$ORC"
+}
+
 no_daemon() {
 	! daemon_pid >/dev/null
 }
@@ -142,20 +90,25 @@ in_mount_namespace() {
 	IN_MOUNT_NAMESPACE=1 exec unshare --mount --propagation private bash "$0"
 }
 
-# A copy of an image in a directory of the test's, whose files may be changed: only what is named
-# after it is copied, the rest are links.
-copy_image() {
-	local name=$1 file to=$T/images/$1
-	shift
+# link_image FROM NAME [FILE...]: image FROM as NAME, in a directory of the test's that the daemon then
+# looks at. What is named after it and the manifest are copies, which may be changed; the rest are links.
+link_image() {
+	local from=$IMAGES/$1 to=$T/images/$2 file
+	shift 2
 	mkdir -p "$to"
-	for file in "$IMAGES/$name"/*; do
+	for file in "$from"/*; do
 		ln -sf "$file" "$to/"
 	done
 	for file in "$@" manifest.json; do
-		rm -f "$to/$file"
-		cp "$IMAGES/$name/$file" "$to/"
+		cp --remove-destination "$from/$file" "$to/"
+		chmod u+w "$to/$file"
 	done
 	export ORCHESTRATOR_IMAGE_DIR=$T/images
+}
+
+# The same under its own name: copy_image NAME [FILE...]
+copy_image() {
+	link_image "$1" "$@"
 }
 
 # The name of an image's file: image_file debian kernel|initramfs|root

@@ -1,15 +1,7 @@
 # shellcheck shell=bash
 # `orchestrator bench`: numbers that make sense, one network interface in its VM and none in a job's,
 # nothing left behind, also after Ctrl-C and SIGKILL; and what is wrong is said before a VM is made.
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-
-need_image "$IMAGE"
-
-nothing_left() {
-	[[ ! -e $ORCHESTRATOR_STATE_DIR/bench && ! -e $ORCHESTRATOR_RUNTIME_DIR/bench ]] ||
-		fail "left behind: $(find "$T/state/bench" "$T/run/bench" 2>/dev/null)"
-	! pgrep -f "qemu.*$T/" >/dev/null || fail "a QEMU was left behind"
-}
+. "$(dirname "${BASH_SOURCE[0]}")/bench.sh"
 
 # Wrong from the start.
 expect_exit 2 orc bench --rounds 0

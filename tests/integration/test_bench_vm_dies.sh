@@ -1,14 +1,6 @@
 # shellcheck shell=bash
 # `orchestrator bench` when what it measures goes away under it: one clear error, and nothing left.
-. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-
-need_image "$IMAGE"
-
-nothing_left() {
-	[[ ! -e $ORCHESTRATOR_STATE_DIR/bench && ! -e $ORCHESTRATOR_RUNTIME_DIR/bench ]] ||
-		fail "left behind: $(find "$T/state/bench" "$T/run/bench" 2>/dev/null)"
-	! pgrep -f "qemu.*$T/" >/dev/null || fail "a QEMU was left behind"
-}
+. "$(dirname "${BASH_SOURCE[0]}")/bench.sh"
 
 # Is it measuring? Then it has its connections to the guest, besides those to libvirt's QEMU.
 measuring() {

@@ -26,54 +26,8 @@ pids=()
 
 # --- helpers --------------------------------------------------------------------------------------
 
-fail() {
-	printf 'FAILED at line %s: %s\n' "${BASH_LINENO[0]}" "$*"
-	exit 1
-}
-
-not_verified() {
-	printf '%s\n' "$*" >"$T/not-verified"
-	exit 77
-}
-
-# expect_exit CODE COMMAND...: its output is in $T/out and $T/err.
-expect_exit() {
-	local expected=$1 code=0
-	shift
-	printf '+ %s\n' "$*"
-	"$@" >"$T/out" 2>"$T/err" </dev/null || code=$?
-	[[ $code == "$expected" ]] && return
-	printf 'exit %s where %s was expected\n' "$code" "$expected"
-	head -c 4000 "$T/out" "$T/err" | cat -v
-	fail "$*"
-}
-
-expect_match() { # REGEX FILE
-	grep -Eq -- "$1" "$2" && return
-	printf 'nothing in %s matches: %s\n' "$2" "$1"
-	head -c 4000 "$2" | cat -v
-	exit 1
-}
-
-expect_no_match() { # REGEX FILE
-	grep -Eq -- "$1" "$2" || return 0
-	printf 'something in %s matches: %s\n' "$2" "$1"
-	head -c 4000 "$2" | cat -v
-	exit 1
-}
-
-expect_equal() { # WHAT EXPECTED ACTUAL
-	[[ $2 == "$3" ]] || fail "$1 is '$3', expected '$2'"
-}
-
-wait_until() { # SECONDS COMMAND...
-	local deadline=$((SECONDS + $1)) seconds=$1
-	shift
-	until "$@" >/dev/null 2>&1; do
-		((SECONDS < deadline)) || fail "still not so after $seconds s: $*"
-		sleep 0.3
-	done
-}
+# shellcheck source-path=SCRIPTDIR
+. "$(dirname "${BASH_SOURCE[0]}")/../expect.sh"
 
 # The daemon of root, and those of the user `tester`.
 daemon_of_root() {

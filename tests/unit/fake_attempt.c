@@ -11,6 +11,7 @@
 
 #include "common/util.h"
 #include "orchestrator/attempt.h"
+#include "orchestrator/host.h"
 #include "orchestrator/image.h"
 #include "orchestrator/warm.h"
 

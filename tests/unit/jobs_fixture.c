@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/util.h"
+#include "orchestrator/host.h"
 #include "tests/unit/fake_attempt.h"
 
 /* --- a store with faults --------------------------------------------------------------------- */

@@ -22,9 +22,10 @@
 /* A failed test leaves threads behind that may keep the program from ending. */
 #define GIVE_UP_S 240
 
-/* Of a connection that is found dead soon. */
+/* Of a connection that is found dead soon; a live peer on a busy machine may be silent for a while.
+ */
 #define KEEPALIVE_MS 200
-#define DEAD_MS	     400
+#define DEAD_MS	     2000
 
 static inline struct rpc_limits keepalive_limits(void)
 {

@@ -57,6 +57,7 @@ static void what_is_of_nobody_goes(void **state)
 	};
 
 	(void)state;
+	assert_false(embed_left_any(root));
 	embed_left_sweep(root, keep, ARRAY_SIZE(keep)); /* there is nothing yet */
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
 		make(table[i].name, table[i].is & DIRECTORY);
@@ -64,8 +65,11 @@ static void what_is_of_nobody_goes(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
 		if (is_there(table[i].name) != !!(table[i].is & STAYS))
 			fail_msg("%s", table[i].name);
+	assert_true(embed_left_any(root));
 	embed_left_remove_log(root, "vm-22223333");
 	assert_false(is_there("log/qemu/orchestrator-vm-22223333.log"));
+	embed_left_sweep(root, NULL, 0);
+	assert_false(embed_left_any(root));
 }
 
 int main(void)

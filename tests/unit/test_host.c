@@ -12,7 +12,7 @@
 #include "common/log.h"
 #include "common/sock.h"
 #include "common/util.h"
-#include "orchestrator/host.h"
+#include "orchestrator/host_private.h"
 
 static char dir[] = "/tmp/test_host.XXXXXX";
 

@@ -1,11 +1,6 @@
 /* Ends that go away: killed, stopped, closed in the middle, freed while calls run. Peers that are
  * killed or stopped are processes of their own: this program again, with a role and an fd. */
-#include "tests/unit/rpc_fixture.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/wait.h>
+#include "tests/unit/rpc_child.h"
 
 /* Roles of the child process. They run until killed or left alone. -------------------------------
  */
@@ -43,42 +38,10 @@ static int play(const char *role, int fd)
 	return str_eq(role, "serve") ? serve(fd) : upload(fd);
 }
 
-struct child {
-	pid_t pid;
-	int fd; /* the connection's near end */
-};
-
-static struct child child_start(const char *role)
-{
-	struct child child;
-	int pair[2];
-	char number[16];
-
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	snprintf(number, sizeof(number), "%d", pair[1]);
-	child.fd = pair[0];
-	child.pid = fork();
-	if (child.pid == 0) {
-		fcntl(pair[1], F_SETFD, 0);
-		execl("/proc/self/exe", "test_rpc_loss", role, number, (char *)NULL);
-		_exit(127);
-	}
-	assert_true(child.pid > 0);
-	close(pair[1]);
-	return child;
-}
-
-static void child_end(struct child *child)
-{
-	kill(child->pid, SIGKILL);
-	while (waitpid(child->pid, NULL, 0) < 0 && errno == EINTR)
-		;
-}
-
 /* ------------------------------------------------------------------------------------------------
  */
 
-static struct rpc_call *run_on_child(struct child *child, struct rpc_peer **ret_peer)
+static struct rpc_call *run_on_child(struct rpc_child *child, struct rpc_peer **ret_peer)
 {
 	struct rpc_limits limits = keepalive_limits();
 	ProtobufCMessage *message;
@@ -94,7 +57,7 @@ static struct rpc_call *run_on_child(struct child *child, struct rpc_peer **ret_
 
 static void a_killed_server_is_no_proper_end(void **state)
 {
-	struct child child = child_start("serve");
+	struct rpc_child child = rpc_child_start("serve");
 	struct error *err = NULL;
 	struct rpc_peer *peer;
 	ProtobufCMessage *message;
@@ -102,7 +65,7 @@ static void a_killed_server_is_no_proper_end(void **state)
 
 	(void)state;
 	struct rpc_call *call = run_on_child(&child, &peer);
-	child_end(&child);
+	rpc_child_kill(&child);
 	assert_int_equal(rpc_recv(call, PATIENCE_MS, &message, &err), -1);
 	expect_error(&err, ERR_UNAVAILABLE, "worker: lost the connection");
 	assert_int_equal(send_input(call, "x", &err), -1);
@@ -115,14 +78,14 @@ static void a_killed_server_is_no_proper_end(void **state)
 
 static void a_killed_caller_leaves_no_complete_upload(void **state)
 {
-	struct child child = child_start("upload");
+	struct rpc_child child = rpc_child_start("upload");
 	struct fixture f;
 
 	(void)state;
 	fixture_start(&f, rpc_limits_control);
 	assert_int_equal(rpc_server_add(f.server, child.fd, &f.ev, count_close, NULL), 0);
 	assert_int_equal(events_wait(&f.ev, &f.ev.messages, 3), 3);
-	child_end(&child);
+	rpc_child_kill(&child);
 	assert_int_equal(events_wait(&f.ev, &f.ev.closed, 1), 1);
 	assert_int_equal(f.ev.broken, 1);
 	assert_int_equal(f.ev.complete, 0);
@@ -132,7 +95,7 @@ static void a_killed_caller_leaves_no_complete_upload(void **state)
 
 static void keepalive_finds_a_stopped_server(void **state)
 {
-	struct child child = child_start("serve");
+	struct rpc_child child = rpc_child_start("serve");
 	struct error *err = NULL;
 	struct rpc_peer *peer;
 	ProtobufCMessage *message;
@@ -146,14 +109,14 @@ static void keepalive_finds_a_stopped_server(void **state)
 	kill(child.pid, SIGSTOP);
 	assert_int_equal(rpc_recv(call, PATIENCE_MS, &message, &err), -1);
 	expect_error(&err, ERR_UNAVAILABLE, "worker: lost the connection");
-	child_end(&child);
+	rpc_child_kill(&child);
 	rpc_close(call);
 	rpc_peer_free(peer);
 }
 
 static void keepalive_finds_a_stopped_caller(void **state)
 {
-	struct child child = child_start("upload");
+	struct rpc_child child = rpc_child_start("upload");
 	struct fixture f;
 
 	(void)state;
@@ -164,7 +127,7 @@ static void keepalive_finds_a_stopped_caller(void **state)
 	assert_int_equal(events_wait(&f.ev, &f.ev.closed, 1), 1);
 	assert_int_equal(f.ev.broken, 1);
 	assert_int_equal(f.ev.complete, 0);
-	child_end(&child);
+	rpc_child_kill(&child);
 	fixture_stop(&f);
 }
 

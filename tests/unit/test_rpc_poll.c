@@ -1,11 +1,6 @@
 /* Who polls (common/rpc_poll.c): callers in a process that serves nothing, whose server is another
  * process (this program again, with a role and an fd); and handlers on the thread that polls. */
-#include "tests/unit/rpc_fixture.h"
-
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <sys/wait.h>
+#include "tests/unit/rpc_child.h"
 
 #define CALLERS 6
 #define CALLS	300
@@ -28,43 +23,24 @@ static int serve(int fd)
 }
 
 struct child {
-	pid_t pid;
+	struct rpc_child process;
 	struct rpc_peer *peer;
 };
 
 static struct child child_start(void)
 {
 	struct rpc_limits limits = keepalive_limits();
-	struct child child;
-	int pair[2];
-	char number[16];
+	struct child child = {.process = rpc_child_start("serve")};
 
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-	snprintf(number, sizeof(number), "%d", pair[1]);
-	child.pid = fork();
-	if (child.pid == 0) {
-		fcntl(pair[1], F_SETFD, 0);
-		execl("/proc/self/exe", "test_rpc_poll", "serve", number, (char *)NULL);
-		_exit(127);
-	}
-	assert_true(child.pid > 0);
-	close(pair[1]);
-	child.peer = rpc_peer_new(pair[0], "worker", &limits, NULL);
+	child.peer = rpc_peer_new(child.process.fd, "worker", &limits, NULL);
 	assert_non_null(child.peer);
 	return child;
-}
-
-static void child_kill(struct child *child)
-{
-	kill(child->pid, SIGKILL);
-	while (waitpid(child->pid, NULL, 0) < 0 && errno == EINTR)
-		;
 }
 
 static void child_end(struct child *child)
 {
 	rpc_peer_free(child->peer);
-	child_kill(child);
+	rpc_child_kill(&child->process);
 }
 
 static void expect_sum(struct rpc_peer *peer, int64_t a, int64_t b)
@@ -190,7 +166,7 @@ static void a_killed_server_ends_a_caller_that_polls(void **state)
 	expect_sum(child.peer, 1, 2);
 	caller_start(&caller, child.peer, 2 * PATIENCE_MS);
 	sleep_ms(100);
-	child_kill(&child);
+	rpc_child_kill(&child.process);
 	pthread_join(caller.thread, NULL);
 	assert_int_equal(caller.code, ERR_UNAVAILABLE);
 	assert_in_range(caller.took_ms, 0, PATIENCE_MS);
@@ -243,7 +219,7 @@ static void an_idle_connection_is_polled(void **state)
 	for (int i = 0; i < 2; i++) {
 		for (int k = 0; k < 20; k++)
 			expect_sum(child.peer, i, k);
-		sleep_ms(3 * (KEEPALIVE_MS + DEAD_MS));
+		sleep_ms((KEEPALIVE_MS + DEAD_MS) * 3 / 2);
 	}
 	expect_sum(child.peer, 1, 2);
 	child_end(&child);

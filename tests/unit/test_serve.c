@@ -16,6 +16,8 @@
 #include "tests/unit/fake_attempt.h"
 
 #define DEADLINE_MS 30000
+/* Long enough for a client to come before a daemon leaves that has just said that it is ready. */
+#define IDLE_MS 2000
 
 static void restart(struct fixture *f)
 {
@@ -197,12 +199,13 @@ static void an_idle_daemon_leaves(void **state)
 	char id[32];
 
 	f->idle_exit = true;
+	f->config.idle_timeout_ms = IDLE_MS;
 	restart(f);
 	fixture_submit_ok(f, id, go, NULL);
 	/* Without clients it stays as long as there is a job; that it does cannot be waited for,
 	 * but the job's record says whether it ran to its own end. */
 	rpc_peer_free(steal_ptr(f->peer));
-	sleep_ms(300); /* three times the idle time */
+	sleep_ms(IDLE_MS * 3 / 2);
 	fixture_touch(f, "go");
 	assert_int_equal(fixture_wait_end(f), 0);
 	f->idle_exit = false;
@@ -217,11 +220,12 @@ static void a_client_keeps_it(void **state)
 	ProtobufCMessage *reply;
 
 	f->idle_exit = true;
+	f->config.idle_timeout_ms = IDLE_MS;
 	restart(f);
 	assert_int_equal(
 		rpc_unary(f->peer, &control_info, &request.base, DEADLINE_MS, &reply, NULL), 0);
 	rpc_message_free(reply);
-	sleep_ms(300);
+	sleep_ms(IDLE_MS * 3 / 2);
 	assert_int_equal(
 		rpc_unary(f->peer, &control_info, &request.base, DEADLINE_MS, &reply, NULL), 0);
 	rpc_message_free(reply);

@@ -9,6 +9,38 @@
 
 #include "common/util.h"
 
+static void numbers_are_digits_in_their_range(void **state)
+{
+	static const struct {
+		const char *text;
+		uint64_t least, most;
+		int r;
+	} table[] = {
+		{"0", 0, 0, 0},
+		{"7", 7, 7, 0},
+		{"007", 1, 9, 0},
+		{"18446744073709551615", 0, UINT64_MAX, 0},
+		{"6", 7, 9, -1},
+		{"10", 7, 9, -1},
+		{"18446744073709551616", 0, UINT64_MAX, -1},
+		{"", 0, 9, -1},
+		{" 1", 0, 9, -1},
+		{"1 ", 0, 9, -1},
+		{"+1", 0, 9, -1},
+		{"-1", 0, UINT64_MAX, -1},
+		{"0x1", 0, 9, -1},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(table); i++) {
+		uint64_t v = 4711;
+
+		assert_int_equal(
+			parse_number(table[i].text, table[i].least, table[i].most, &v), table[i].r);
+		assert_int_equal(v == 4711, table[i].r != 0);
+	}
+}
+
 static void sizes_as_people_write_them(void **state)
 {
 	static const struct {
@@ -159,6 +191,7 @@ static void files_are_written_whole_and_capped_when_read(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(numbers_are_digits_in_their_range),
 		cmocka_unit_test(sizes_as_people_write_them),
 		cmocka_unit_test(durations_as_people_write_them),
 		cmocka_unit_test(sizes_and_durations_are_shown_short),
