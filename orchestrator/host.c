@@ -294,6 +294,17 @@ static void sweep_embedded(const struct host *host, const struct sweep *sweep, c
 	embed_left_sweep(root, ids, sweep->n_keep);
 }
 
+/* Of those that might have been taken up, but have gone with the daemon: the driver has found that
+ * out by itself, and leaves the log. */
+static void remove_left_logs(const struct host *host, const struct sweep *sweep)
+{
+	_cleanup_free_ char *root = host_embed_root(host);
+
+	for (size_t i = 0; root && i < sweep->n_keep; i++)
+		if (!sweep->keep[i].there)
+			embed_left_remove_log(root, sweep->keep[i].id);
+}
+
 static bool any_vm_dir(const char *vms)
 {
 	DIR *dir = opendir(vms);
@@ -332,5 +343,6 @@ int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct 
 		return -1;
 	kill_left_processes(vms, &sweep);
 	remove_left_dirs(vms, &sweep);
+	remove_left_logs(host, &sweep);
 	return 0;
 }

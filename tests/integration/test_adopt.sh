@@ -130,16 +130,17 @@ vm_that_runs() {
 	local note qemu
 	for note in "$ORCHESTRATOR_STATE_DIR"/jobs/*/vm.json; do
 		qemu=$(jq -r .qemu "$note" 2>/dev/null) || continue
-		grep -qsF "$ORCHESTRATOR_RUNTIME_DIR" "/proc/$qemu/cmdline" && jq -r .id "$note"
+		grep -qsF "$ORCHESTRATOR_RUNTIME_DIR" "/proc/$qemu/cmdline" && jq -r '"\(.id) \(.attempt)"' "$note"
 	done
 	return 0
 }
 
-# By its log: the VM in $left, or it was not to be.
+# By its log: the VM in $left, or its attempt had ended.
 taken_up() {
 	[[ ! $left ]] || for _ in $(seq $((10 * ANSWER_SECONDS))); do
-		grep -q "taken up in $left" "$ORCHESTRATOR_STATE_DIR/serve.log" && return
+		grep -q "taken up in ${left% *}" "$ORCHESTRATOR_STATE_DIR/serve.log" && return
 		[[ $(orc list jobs -o json | jq -r '.[0].state') != @(running|starting|collecting) ]] && return
+		[[ $(field "$(last_job)" .attempt) != "${left#* }" ]] && return
 		sleep 0.1
 	done
 	[[ ! $left ]]
