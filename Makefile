@@ -31,6 +31,7 @@ PROTOS := job worker control
 COMMON := \
 	common/error.c \
 	common/failpoint.c \
+	common/file_batch.c \
 	common/file_tree_send.c \
 	common/file_tree_write.c \
 	common/files.c \
@@ -62,6 +63,7 @@ ORCHESTRATOR := \
 	orchestrator/bench_result.c \
 	orchestrator/bench_stats.c \
 	orchestrator/bench_vm.c \
+	orchestrator/bounded.c \
 	orchestrator/capacity.c \
 	orchestrator/cid.c \
 	orchestrator/config.c \
@@ -75,6 +77,7 @@ ORCHESTRATOR := \
 	orchestrator/control_retry.c \
 	orchestrator/control_submit.c \
 	orchestrator/control_submit_many.c \
+	orchestrator/control_submit_plain.c \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
@@ -127,6 +130,7 @@ ORCHESTRATOR := \
 	orchestrator/tsc.c \
 	orchestrator/virt.c \
 	orchestrator/virt_connect.c \
+	orchestrator/virt_op.c \
 	orchestrator/vm.c \
 	orchestrator/vm_adopt.c \
 	orchestrator/vm_end.c \
@@ -226,6 +230,7 @@ UNIT_TESTS := \
 	tests/unit/test_attempt_files.c \
 	tests/unit/test_ballast.c \
 	tests/unit/test_bench.c \
+	tests/unit/test_bounded.c \
 	tests/unit/test_cid.c \
 	tests/unit/test_cli.c \
 	tests/unit/test_cli_jobs.c \
@@ -238,6 +243,7 @@ UNIT_TESTS := \
 	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
 	tests/unit/test_embed_left.c \
+	tests/unit/test_file_batch.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \
 	tests/unit/test_guest.c \
@@ -260,6 +266,7 @@ UNIT_TESTS := \
 	tests/unit/test_retry.c \
 	tests/unit/test_rpc.c \
 	tests/unit/test_rpc_hostile.c \
+	tests/unit/test_rpc_later.c \
 	tests/unit/test_rpc_loss.c \
 	tests/unit/test_rpc_poll.c \
 	tests/unit/test_run_exit.c \
@@ -446,9 +453,9 @@ unit-programs: $(UNIT_BIN)
 # The units that have threads, under TSan, which wants an address space that is not random. Libraries are
 # not built with it: what they do is not looked at, and what gRPC hands over is told (rpc_internal.h).
 # Not test_worker_executor: a job's init is a copy of the process, TSan's locks with it, and hangs.
-TSAN_TESTS := test_accel test_control test_control_logs test_control_many test_control_retry \
+TSAN_TESTS := test_accel test_bounded test_control test_control_logs test_control_many test_control_retry \
 	test_control_retry_logs test_control_submit test_guest test_host test_jobs test_jobs_pool \
-	test_log_file test_retention test_rpc test_rpc_hostile test_rpc_loss test_rpc_poll test_serve \
+	test_log_file test_retention test_rpc test_rpc_hostile test_rpc_later test_rpc_loss test_rpc_poll test_serve \
 	test_sock test_store_errors test_store_queue test_vm_watch test_worker_files test_worker_run \
 	test_worker_service
 tsan_options := ignore_noninstrumented_modules=1
@@ -515,6 +522,15 @@ $(BIN)/warm_bench: $(call obj,tests/bench/warm_bench.c) $(OBJ)/liborchestrator.a
 .PHONY: warm-bench
 warm-bench: $(BIN)/warm_bench
 
+# The same with files, for tests/bench/bench-files.
+$(BIN)/files_bench: $(call obj,tests/bench/files_bench.c) $(OBJ)/liborchestrator.a \
+		$(OBJ)/libcommon.a
+	@mkdir -p $(@D)
+	$(call say,LD,$@)
+	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
+.PHONY: files-bench
+files-bench: $(BIN)/files_bench
+
 # What the kernel lane asks beside the product. The first runs in guests too, so it is static.
 KERNEL_VSOCK_PROGRAMS := $(BIN)/tests/vsock_probe $(BIN)/tests/stranger
 $(BIN)/tests/vsock_probe: $(call obj,tests/kernel-vsock/vsock_probe.c)
@@ -539,10 +555,10 @@ $(BIN)/tests/scheduler_bench: $(call obj,tests/bench/scheduler_bench.c) $(OBJ)/l
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
 	$(Q)$(CC) $(LDHARDEN) -o $@ $^ $(HOST_LIBS)
-$(OBJ)/tests/bench/store_bench.o $(OBJ)/tests/bench/store_bench_pg.o: \
-	CPPFLAGS += -I/usr/include/postgresql
-$(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store_bench_pg.c) \
-		$(FAKE_ATTEMPT) $(call obj,tests/unit/control_fixture.c) $(OBJ)/liborchestrator.a \
+$(OBJ)/tests/bench/store_bench_pg.o: CPPFLAGS += -I/usr/include/postgresql
+$(BIN)/tests/store_bench: $(call obj,tests/bench/store_bench.c tests/bench/store_bench_pg.c \
+		tests/bench/store_bench_socket.c) $(FAKE_ATTEMPT) \
+		$(call obj,tests/unit/control_fixture.c) $(OBJ)/liborchestrator.a \
 		$(OBJ)/libcommon.a
 	@mkdir -p $(@D)
 	$(call say,LD,$@)
@@ -620,9 +636,11 @@ test:
 	@$(MAKE) --no-print-directory $(JOBS) programs
 	@$(MAKE) --no-print-directory $(JOBS) failpoints
 	@$(MAKE) --no-print-directory image
-	@tests/run-unit $(O)/san/bin/unit
-	tests/integration/run
-	tests/faults/run --runs 1
+	@failed=; \
+	tests/run-unit $(O)/san/bin/unit || failed=1; \
+	tests/integration/run || failed=1; \
+	tests/faults/run --runs 1 --sample || failed=1; \
+	[ ! "$$failed" ] || { echo "make test: what failed is above, by FAIL"; exit 1; }
 
 deps:
 	@scripts/deps
@@ -664,11 +682,12 @@ kernel:
 PREFIX  ?= /usr/local
 DESTDIR ?=
 inst     = $(DESTDIR)$(PREFIX)
+# Below a home directory there is no /etc to write to; the configuration is then ~/.config's.
+etc      = $(if $(filter /usr /usr/local,$(PREFIX)),$(DESTDIR)/etc/orchestrator)
 install: programs
 	install -d $(inst)/bin $(inst)/libexec/orchestrator $(inst)/share/orchestrator \
 		$(inst)/share/doc/orchestrator $(inst)/share/man/man1 $(inst)/share/man/man5 \
-		$(inst)/share/bash-completion/completions $(inst)/lib/systemd/system \
-		$(DESTDIR)/etc/orchestrator
+		$(inst)/share/bash-completion/completions $(inst)/lib/systemd/system $(etc)
 	install -m755 $(BIN)/orchestrator $(inst)/bin/
 	install -m755 $(LIBEXEC)/vsock-device $(LIBEXEC)/guest-worker $(inst)/libexec/orchestrator/
 	cp -R vm-images $(inst)/share/orchestrator/
@@ -683,8 +702,9 @@ install: programs
 	install -m644 config/completion.bash $(inst)/share/bash-completion/completions/orchestrator
 	sed 's|/usr/bin/orchestrator|$(PREFIX)/bin/orchestrator|' config/orchestrator.service \
 		> $(inst)/lib/systemd/system/orchestrator.service
-	test -e $(DESTDIR)/etc/orchestrator/orchestrator.yaml || \
-		install -m644 config/orchestrator.yaml $(DESTDIR)/etc/orchestrator/
+	install -m644 config/orchestrator.yaml $(inst)/share/doc/orchestrator/
+	$(if $(etc),test -e $(etc)/orchestrator.yaml || \
+		install -m644 config/orchestrator.yaml $(etc)/)
 
 clean:
 	rm -rf $(O)/obj $(O)/fuzz/obj $(O)/san $(O)/tsan $(O)/failpoints $(O)/gen $(O)/bin $(O)/libexec

@@ -114,6 +114,13 @@ int error_move(struct error **err, struct error *src)
 	return -1;
 }
 
+int error_blame_caller(struct error **err)
+{
+	if (err && *err)
+		(*err)->code = ERR_INVALID;
+	return -1;
+}
+
 void error_free(struct error *err)
 {
 	if (!err)

@@ -42,6 +42,9 @@ int error_errno(struct error **err, int errnum, const char *fmt, ...)
 /* Put "what the caller was doing: " before the text. Returns -1. */
 int error_wrap(struct error **err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* What is wrong is what the caller named, whatever the system calls it: ERR_INVALID. Returns -1. */
+int error_blame_caller(struct error **err);
+
 /* Move src into *err (freeing it if err is NULL). Returns -1. */
 int error_move(struct error **err, struct error *src);
 

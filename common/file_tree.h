@@ -44,6 +44,18 @@ struct tree_totals {
 int tree_send(int dir_fd, const char *path, const char *name, const struct tree_limits *limits,
 	tree_emit emit, void *arg, struct tree_totals *totals, struct error **err);
 
+/* The same for a sink that says where content shall be read to: to where it leaves from. */
+struct tree_sink {
+	tree_emit emit;
+	/* Room for a chunk of n bytes, at most `chunk`; NULL with *err. It is emitted next, or, if
+	 * the file no longer has as many, not at all. */
+	uint8_t *(*room)(void *arg, size_t n, struct error **err);
+	size_t chunk;
+	void *arg;
+};
+int tree_send_to(int dir_fd, const char *path, const char *name, const struct tree_limits *limits,
+	const struct tree_sink *sink, struct tree_totals *totals, struct error **err);
+
 struct tree_writer;
 
 /* One finished entry; path is below the writer's directory, already checked. */
@@ -67,7 +79,9 @@ struct tree_writer_options {
 	 */
 	bool absolute;
 	bool replace; /* an existing file is replaced rather than refused */
-	bool durable; /* fsync each file, and the directories in tree_writer_finish */
+	/* On the disk when tree_writer_finish returns. The first files are synced one by one, what
+	 * comes after them together with all else of the file system: dir_fd is then no O_PATH. */
+	bool durable;
 	/* All may be NULL. */
 	void (*on_entry)(void *arg, const struct tree_entry *entry);
 	void (*on_missing)(void *arg, const char *path, const char *reason);

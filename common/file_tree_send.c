@@ -20,11 +20,9 @@
 
 struct walk {
 	const struct tree_limits *limits; /* borrowed */
-	tree_emit emit;
-	void *arg;
-	struct tree_totals *totals; /* borrowed */
+	const struct tree_sink *sink;	  /* borrowed */
+	struct tree_totals *totals;	  /* borrowed */
 	uint32_t entries;
-	uint8_t *buf; /* owned; LIMIT_CHUNK bytes */
 };
 
 /* --- records -----------------------------------------------------------------------------------*/
@@ -48,17 +46,17 @@ static int emit_head(
 	head.size = directory ? 0 : (uint64_t)st->st_size;
 	record.part_case = JOB__V1__FILE_RECORD__PART_HEAD;
 	record.head = &head;
-	return w->emit(w->arg, &record, err);
+	return w->sink->emit(w->sink->arg, &record, err);
 }
 
-static int emit_chunk(struct walk *w, size_t n, struct error **err)
+static int emit_chunk(struct walk *w, uint8_t *data, size_t n, struct error **err)
 {
 	Job__V1__FileRecord record = JOB__V1__FILE_RECORD__INIT;
 
 	record.part_case = JOB__V1__FILE_RECORD__PART_CHUNK;
-	record.chunk.data = w->buf;
+	record.chunk.data = data;
 	record.chunk.len = n;
-	return w->emit(w->arg, &record, err);
+	return w->sink->emit(w->sink->arg, &record, err);
 }
 
 /* digest: NULL for none. */
@@ -72,7 +70,7 @@ static int emit_tail(struct walk *w, uint8_t *digest, struct error **err)
 	tail.sha256.len = digest ? crypto_hash_sha256_BYTES : 0;
 	record.part_case = JOB__V1__FILE_RECORD__PART_TAIL;
 	record.tail = &tail;
-	return w->emit(w->arg, &record, err);
+	return w->sink->emit(w->sink->arg, &record, err);
 }
 
 static int emit_missing(struct walk *w, const char *path, const char *reason, struct error **err)
@@ -85,7 +83,7 @@ static int emit_missing(struct walk *w, const char *path, const char *reason, st
 	record.part_case = JOB__V1__FILE_RECORD__PART_MISSING;
 	record.missing = &missing;
 	w->totals->missing++;
-	return w->emit(w->arg, &record, err);
+	return w->sink->emit(w->sink->arg, &record, err);
 }
 
 static int emit_missing_errno(struct walk *w, const char *path, int errnum, struct error **err)
@@ -160,15 +158,18 @@ static int send_file(
 		return -1;
 	crypto_hash_sha256_init(&hash);
 	for (uint64_t left = size; left;) {
-		size_t want = (size_t)MIN(left, (uint64_t)LIMIT_CHUNK);
-		ssize_t n = read_full(fd, w->buf, want);
+		size_t want = (size_t)MIN(left, (uint64_t)w->sink->chunk);
+		uint8_t *data = w->sink->room(w->sink->arg, want, err);
+		if (!data)
+			return -1;
+		ssize_t n = read_full(fd, data, want);
 		if (n < 0)
 			return emit_missing_errno(w, path, errno, err);
 		if ((size_t)n < want)
 			return emit_missing(w, path, "became shorter while it was read", err);
 		if (!w->limits->no_digests)
-			crypto_hash_sha256_update(&hash, w->buf, want);
-		if (emit_chunk(w, want, err) < 0)
+			crypto_hash_sha256_update(&hash, data, want);
+		if (emit_chunk(w, data, want, err) < 0)
 			return -1;
 		left -= want;
 	}
@@ -296,17 +297,44 @@ static int send_entry(struct walk *w, int dir_fd, const char *open_path, const c
 	return emit_missing(w, path, why_not_sent(st.st_mode), err);
 }
 
+int tree_send_to(int dir_fd, const char *path, const char *name, const struct tree_limits *limits,
+	const struct tree_sink *sink, struct tree_totals *totals, struct error **err)
+{
+	struct walk w = {.limits = limits, .sink = sink, .totals = totals};
+
+	return send_entry(&w, dir_fd, path, name, false, err);
+}
+
+/* A sink of whole records: the content is read to a place of ours. */
+struct plain {
+	tree_emit emit;
+	void *arg;
+	uint8_t *buf; /* borrowed; LIMIT_CHUNK bytes */
+};
+
+static int plain_emit(void *arg, const Job__V1__FileRecord *record, struct error **err)
+{
+	const struct plain *plain = arg;
+
+	return plain->emit(plain->arg, record, err);
+}
+
+static uint8_t *plain_room(void *arg, size_t n, struct error **err)
+{
+	const struct plain *plain = arg;
+
+	(void)n;
+	(void)err;
+	return plain->buf;
+}
+
 int tree_send(int dir_fd, const char *path, const char *name, const struct tree_limits *limits,
 	tree_emit emit, void *arg, struct tree_totals *totals, struct error **err)
 {
 	_cleanup_free_ uint8_t *buf = xmalloc(LIMIT_CHUNK);
-	struct walk w = {
-		.limits = limits,
-		.emit = emit,
-		.arg = arg,
-		.totals = totals,
-		.buf = buf,
-	};
+	struct plain plain = {.emit = emit, .arg = arg, .buf = buf};
+	const struct tree_sink sink = {
+		.emit = plain_emit, .room = plain_room, .chunk = LIMIT_CHUNK, .arg = &plain};
 
-	return send_entry(&w, dir_fd, path, name, false, err);
+	return tree_send_to(dir_fd, path, name, limits, &sink, totals, err);
 }

@@ -26,6 +26,7 @@
 #include "common/util.h"
 
 #define REASON_BYTES 256 /* kept of the peer's text why a file is missing */
+#define SYNC_EACH    16	 /* files that are synced one by one */
 
 const struct tree_limits tree_limits_default = {
 	.files = LIMIT_TREE_FILES,
@@ -51,7 +52,9 @@ struct tree_writer {
 	mode_t mode;
 	crypto_hash_sha256_state hash;
 
-	/* Durable only: directories to be synced, by their paths. */
+	/* Durable only: files synced by themselves, and files that still are to be; directories to
+	 * be synced, by their paths. */
+	unsigned synced, unsynced;
 	char **dirs; /* owned */
 	size_t n_dirs, room_dirs;
 };
@@ -324,12 +327,27 @@ static int take_chunk(struct tree_writer *w, const ProtobufCBinaryData *chunk, s
 	return 0;
 }
 
+/* Each fsync waits for a commit of the file system and for the disk's cache, some ms: for thousands
+ * of files that is longer than all else. But where one is replaced, the new content is there before
+ * its name. */
+static int sync_file(struct tree_writer *w)
+{
+	if (!w->options.durable)
+		return 0;
+	if (w->temp || w->synced < SYNC_EACH) {
+		w->synced++;
+		return fsync(w->fd);
+	}
+	w->unsynced++;
+	return 0;
+}
+
 /* Owner, mode, disk, name: in this order, so that a name stands only for a finished file. */
 static int settle_file(struct tree_writer *w)
 {
 	if (give_owner_and_mode(w, w->fd, w->mode) < 0)
 		return -1;
-	if (w->options.durable && fsync(w->fd) < 0)
+	if (sync_file(w) < 0)
 		return -1;
 	return w->temp ? renameat(w->parent_fd, w->temp, w->parent_fd, w->leaf) : 0;
 }
@@ -452,6 +470,12 @@ int tree_writer_finish(
 		writer->failed = true;
 		drop_file(writer);
 		return -1;
+	}
+	/* Its errors are those of all writes since dir_fd was opened. */
+	if (writer->unsynced) {
+		if (syncfs(writer->dir_fd) < 0)
+			return error_errno(err, errno, "syncing the files");
+		return 0;
 	}
 	for (size_t i = 0; i < writer->n_dirs; i++) {
 		_cleanup_close_ int fd =

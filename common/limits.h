@@ -5,7 +5,7 @@
 #include "common/util.h"
 
 /* Protocol between host and worker. A worker answers only the version it speaks. */
-#define WORKER_PROTOCOL 1u
+#define WORKER_PROTOCOL 2u
 #define WORKER_PORT	9999u /* the worker listens here */
 #define READY_PORT	9998u /* on the host's side: the worker dials it when it listens */
 #define WORKER_CID_HOST 2u

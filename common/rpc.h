@@ -15,6 +15,7 @@
 #include <protobuf-c/protobuf-c.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/error.h"
 
@@ -86,6 +87,10 @@ int rpc_send(struct rpc_call *call, const ProtobufCMessage *message, struct erro
  * limit): the other side does not read. This message is then not sent. */
 int rpc_send_within(
 	struct rpc_call *call, const ProtobufCMessage *message, int wait_ms, struct error **err);
+/* The same, of a message that is packed already: size bytes from malloc(), taken in every case and
+ * sent without a copy. The other side gets what is in them, so the caller answers for that. */
+int rpc_send_packed(
+	struct rpc_call *call, uint8_t *data, size_t size, int wait_ms, struct error **err);
 /* The next message: 1 and *ret_message; 0 when the other side ended the stream properly (client:
  * the status is OK); -1 on a lost peer, an error status, or with ERR_TIMEOUT when nothing came
  * within wait_ms (-1: for ever), in which case the call goes on and rpc_recv may be called again;
@@ -115,11 +120,15 @@ static inline void rpc_message_freep(void *message)
 /* Being called. ---------------------------------------------------------------------------------
  */
 
-/* Runs on a thread of the server's pool, or, if it is quick, on the one that polls. Messages by
- * rpc_recv and rpc_send; a unary reply is one rpc_send. Returns 0, or -1 with *err, which becomes
- * the call's status. */
+/* Messages by rpc_recv and rpc_send; a unary reply is one rpc_send. Returns 0, or -1 with *err,
+ * which becomes the call's status, or one of these. */
 typedef int (*rpc_handler)(struct rpc_call *call, void *server_arg, struct error **err);
+/* Whoever has the call now answers it by rpc_answer(): another thread may have done so already. */
+#define RPC_LATER 1
+/* A quick handler will not do it; what it received it has given back by rpc_unrecv(). */
+#define RPC_POOL 2
 
+/* The handler runs on a thread of the server's pool, and may wait. */
 struct rpc_service {
 	const struct rpc_method *method;
 	rpc_handler handler;
@@ -127,11 +136,14 @@ struct rpc_service {
 
 struct rpc_server *rpc_server_new(const struct rpc_service *services, size_t n_services, void *arg,
 	const struct rpc_limits *limits, struct error **err);
-/* Before the first rpc_server_add(), of a method without streams: its handler waits for nothing (a
- * lock that is held for a moment is no wait) and makes no calls. It begins when the request is
- * here, or will not come, on the thread that polls, which saves a change of threads. Everything
- * else of the process's RPC stands still meanwhile. */
-void rpc_server_set_quick(struct rpc_server *server, const struct rpc_method *method);
+/* Before the first rpc_server_add(): calls of the method are tried by this handler first (NULL: its
+ * own, of a method without streams). It waits for nothing (a lock that is held for a moment is no
+ * wait) and makes no calls. It begins when the first request is here, or will not come, on the
+ * thread that polls, which saves a change of threads. Everything else of the process's RPC stands
+ * still meanwhile. While as many calls as limits.calls are to be answered later, it is not tried.
+ */
+void rpc_server_set_quick(
+	struct rpc_server *server, const struct rpc_method *method, rpc_handler quick);
 /* Serve a connected fd (taken in every case). conn is the owner's, found by rpc_call_conn();
  * on_close(conn) is called once, on a thread of the server's, when the connection has ended and
  * none of its handlers runs any more; never if this fails. It must not free the server. */
@@ -140,6 +152,17 @@ int rpc_server_add(struct rpc_server *server, int fd, void *conn, void (*on_clos
 /* No new calls; running ones get grace_ms, then are cancelled; joins all handlers. Not to be called
  * from a handler. */
 void rpc_server_free(struct rpc_server *server, int grace_ms);
+
+/* For a quick handler before it returns RPC_POOL: the next rpc_recv() gives the message, which is
+ * taken over. */
+void rpc_unrecv(struct rpc_call *call, ProtobufCMessage *message);
+/* For a call that is answered later, once: run fn(arg) when rpc_recv() will not wait, on the thread
+ * that polls or on the calling one. It is as quick as a quick handler. */
+void rpc_when_received(struct rpc_call *call, void (*fn)(void *arg), void *arg);
+/* The end of a call whose handler returned RPC_LATER, from any thread, once: the reply of a unary
+ * method, or an error, which is taken over. The call may be gone when this returns. Does not wait.
+ */
+void rpc_answer(struct rpc_call *call, const ProtobufCMessage *reply, struct error *error);
 
 void *rpc_call_conn(struct rpc_call *call);
 /* The call is over, whoever ended it: the caller cancelled, went away or its deadline passed, or,

@@ -33,12 +33,12 @@ static void recv_done(struct rpc_op *op, bool ok)
 				   grpc_call_failed_before_recv_message(call->grpc)))
 			call->recv_broken = true;
 	}
-	bool run = call->waits;
-	call->waits = false;
+	void (*received)(void *) = steal_ptr(call->received);
+	void *arg = call->received_arg;
 	rpc_call_op_done(call);
 	/* It is not over before it is handled, and nobody else handles it. */
-	if (run)
-		rpc_server_run_quick(call);
+	if (received)
+		received(arg);
 }
 
 static void aux_done(struct rpc_op *op, bool ok)
@@ -61,6 +61,7 @@ struct rpc_call *rpc_call_new(
 	call->send_op = (struct rpc_op){.done = send_done, .call = call};
 	call->recv_op = (struct rpc_op){.done = recv_done, .call = call};
 	call->aux_op = (struct rpc_op){.done = aux_done, .call = call};
+	call->answer_op = (struct rpc_op){.done = rpc_server_answer_done, .call = call};
 	call->status_text = grpc_empty_slice();
 	grpc_metadata_array_init(&call->head);
 	grpc_metadata_array_init(&call->trailer);
@@ -72,6 +73,7 @@ void rpc_call_free(struct rpc_call *call)
 	grpc_byte_buffer_destroy(call->in);
 	grpc_byte_buffer_destroy(call->incoming);
 	grpc_byte_buffer_destroy(call->out);
+	rpc_message_free(call->given_back);
 	grpc_metadata_array_destroy(&call->head);
 	grpc_metadata_array_destroy(&call->trailer);
 	grpc_slice_unref(call->status_text);
@@ -205,11 +207,11 @@ int rpc_send(struct rpc_call *call, const ProtobufCMessage *message, struct erro
 	return rpc_send_within(call, message, -1, err);
 }
 
-int rpc_send_within(
-	struct rpc_call *call, const ProtobufCMessage *message, int wait_ms, struct error **err)
+/* buffer is taken; NULL: why is said already. */
+static int send_buffer(
+	struct rpc_call *call, grpc_byte_buffer *buffer, int wait_ms, struct error **err)
 {
 	uint64_t deadline = wait_ms < 0 ? 0 : now_mono_usec() + (uint64_t)wait_ms * 1000;
-	grpc_byte_buffer *buffer = rpc_message_pack(message, call->limits, err);
 
 	if (!buffer)
 		return -1;
@@ -218,6 +220,18 @@ int rpc_send_within(
 	pthread_mutex_unlock(&call->lock);
 	grpc_byte_buffer_destroy(buffer);
 	return r;
+}
+
+int rpc_send_within(
+	struct rpc_call *call, const ProtobufCMessage *message, int wait_ms, struct error **err)
+{
+	return send_buffer(call, rpc_message_pack(message, call->limits, err), wait_ms, err);
+}
+
+int rpc_send_packed(
+	struct rpc_call *call, uint8_t *data, size_t size, int wait_ms, struct error **err)
+{
+	return send_buffer(call, rpc_message_wrap(data, size, call->limits, err), wait_ms, err);
 }
 
 int rpc_close_send(struct rpc_call *call, struct error **err)
@@ -272,7 +286,9 @@ int rpc_recv(struct rpc_call *call, int wait_ms, ProtobufCMessage **ret_message,
 	bool stream = call->side == RPC_CLIENT ? call->method->replies : call->method->requests;
 	grpc_byte_buffer *buffer = NULL;
 
-	*ret_message = NULL;
+	*ret_message = steal_ptr(call->given_back);
+	if (*ret_message)
+		return 1;
 	pthread_mutex_lock(&call->lock);
 	int r = recv_wait(call, deadline, err);
 	if (r == 1) {
@@ -288,6 +304,25 @@ int rpc_recv(struct rpc_call *call, int wait_ms, ProtobufCMessage **ret_message,
 	*ret_message = rpc_message_unpack(buffer, type, call->limits, err);
 	grpc_byte_buffer_destroy(buffer);
 	return *ret_message ? 1 : -1;
+}
+
+void rpc_unrecv(struct rpc_call *call, ProtobufCMessage *message)
+{
+	call->given_back = message;
+}
+
+void rpc_when_received(struct rpc_call *call, void (*fn)(void *arg), void *arg)
+{
+	pthread_mutex_lock(&call->lock);
+	rpc_call_arm(call);
+	bool wait = call->receiving;
+	if (wait) {
+		call->received = fn;
+		call->received_arg = arg;
+	}
+	pthread_mutex_unlock(&call->lock);
+	if (!wait)
+		fn(arg);
 }
 
 void rpc_wake(struct rpc_call *call)

@@ -73,7 +73,10 @@ static struct rpc_call *take_call(struct rpc_conn *conn)
 	call->grpc = steal_ptr(conn->accepted);
 	call->conn = conn;
 	call->service = service;
-	call->waits = rpc_server_is_quick(conn->server, service);
+	if (rpc_server_quick(conn->server, service)) {
+		call->received = rpc_server_run_quick;
+		call->received_arg = call;
+	}
 	pthread_mutex_lock(&call->lock);
 	rpc_call_start(call, &op, 1, &call->end_op);
 	/* At once, so that the handler finds its first message there. */
@@ -95,7 +98,7 @@ static void accept_done(struct rpc_op *op, bool ok)
 	if (call) {
 		conn->calls++;
 		/* Those that wait for their request are as many as the limit on streams lets in. */
-		if (rpc_server_is_quick(server, call->service))
+		if (rpc_server_quick(server, call->service))
 			rpc_conn_accept(conn);
 		else
 			rpc_server_push(server, call);

@@ -3,8 +3,9 @@
  * Theory of operation. One completion queue serves the whole process, and one thread at a time
  * polls it (which one, rpc_poll.c tells). A batch is started with a struct rpc_op as its tag; when
  * it completes, who polls calls op->done, which notes the result under the call's lock and wakes
- * who waits. It never blocks, and of foreign code it runs only the handlers that promise the same
- * (rpc_server_set_quick): messages are unpacked, and the others and on_close run, on other threads.
+ * who waits. It never blocks, and of foreign code it runs only what promises the same
+ * (rpc_server_set_quick, rpc_when_received): the other handlers and on_close run, and what they
+ * receive is unpacked, on other threads.
  *
  * struct rpc_call is the same at both ends: at most one SEND_MESSAGE and one RECV_MESSAGE are under
  * way, so a call holds one message each way besides what HTTP/2's window lets gRPC read ahead.
@@ -67,6 +68,9 @@ void rpc_poll_awaited(unsigned n);
 /* ERR_LIMIT if it is larger than limits->message. */
 grpc_byte_buffer *rpc_message_pack(
 	const ProtobufCMessage *message, const struct rpc_limits *limits, struct error **err);
+/* The same of what is packed already; data is taken. */
+grpc_byte_buffer *rpc_message_wrap(
+	uint8_t *data, size_t size, const struct rpc_limits *limits, struct error **err);
 /* Does not take the buffer. */
 ProtobufCMessage *rpc_message_unpack(grpc_byte_buffer *buffer,
 	const ProtobufCMessageDescriptor *type, const struct rpc_limits *limits,
@@ -94,7 +98,7 @@ struct rpc_call {
 	bool woken;	/* by rpc_wake: the next rpc_recv returns */
 	bool cancelled; /* by rpc_cancel, or because the peer object is freed */
 
-	struct rpc_op send_op, recv_op, end_op, aux_op;
+	struct rpc_op send_op, recv_op, end_op, aux_op, answer_op;
 
 	/* Sending. */
 	grpc_byte_buffer *out; /* owned: the message under way; server, unary: the reply */
@@ -122,9 +126,13 @@ struct rpc_call {
 	struct rpc_conn *conn;		   /* borrowed: outlives its calls */
 	const struct rpc_service *service; /* borrowed; NULL: no such method */
 	struct rpc_call *queue_next;	   /* in server->queue, under server->lock */
+	void (*received)(void *arg);	   /* run, and forgotten, when recv_op is done */
+	void *received_arg;
+	ProtobufCMessage *given_back; /* owned: by rpc_unrecv */
+	struct error *error;	      /* owned: of rpc_answer */
+	bool at_work;		      /* counted in server->at_work; under its lock */
 	bool head_sent;
-	bool waits;	  /* quick: the handler begins when recv_op is done */
-	bool handled;	  /* the handler returned */
+	bool handled; /* the handler returned, and did not leave it to rpc_answer; or that came */
 	bool recv_broken; /* the stream of requests broke off */
 	int peer_cancelled;
 };
@@ -149,7 +157,7 @@ int rpc_client_status(struct rpc_call *call, struct error **err);
  */
 struct rpc_server {
 	struct rpc_service *services; /* owned */
-	bool *quick;		      /* owned: of each; fixed before there are connections */
+	rpc_handler *quick;	      /* owned: of each; fixed before there are connections */
 	size_t n_services;
 	void *arg; /* borrowed: by the handlers */
 	struct rpc_limits limits;
@@ -163,6 +171,7 @@ struct rpc_server {
 	struct rpc_conn *conns;
 	struct rpc_call *queue, **queue_end; /* accepted, waiting for a thread */
 	unsigned queued, idle, n_threads;
+	unsigned at_work;   /* quick handlers that run, and calls that they left to rpc_answer() */
 	pthread_t *threads; /* owned: limits.calls of them at most */
 	bool closing;
 	uint64_t grace_end; /* when what still runs is cancelled */
@@ -172,9 +181,12 @@ struct rpc_server {
 /* Put an accepted call into the queue. Under server->lock. */
 void rpc_server_push(struct rpc_server *server, struct rpc_call *call);
 const struct rpc_service *rpc_server_find(const struct rpc_server *server, grpc_slice path);
-bool rpc_server_is_quick(const struct rpc_server *server, const struct rpc_service *service);
-/* Run the handler of a quick call. On the thread that polls. */
-void rpc_server_run_quick(struct rpc_call *call);
+/* NULL: none. service may be. */
+rpc_handler rpc_server_quick(const struct rpc_server *server, const struct rpc_service *service);
+/* Run the quick handler of a struct rpc_call. On the thread that polls. */
+void rpc_server_run_quick(void *call);
+/* Of answer_op. */
+void rpc_server_answer_done(struct rpc_op *op, bool ok);
 /* The call is handled and nothing is under way; takes it. */
 void rpc_server_call_over(struct rpc_call *call);
 

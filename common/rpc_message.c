@@ -33,21 +33,45 @@ static void budget_free(void *arg, void *p)
 	free(p);
 }
 
+static bool may_be_sent(size_t size, const struct rpc_limits *limits, struct error **err)
+{
+	if (size > limits->message)
+		error_set(err, ERR_LIMIT, "a message of %zu bytes; at most %zu may be sent", size,
+			limits->message);
+	return size <= limits->message;
+}
+
+/* Takes the slice. */
+static grpc_byte_buffer *buffer_of(grpc_slice slice)
+{
+	grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
+
+	grpc_slice_unref(slice);
+	return buffer;
+}
+
 grpc_byte_buffer *rpc_message_pack(
 	const ProtobufCMessage *message, const struct rpc_limits *limits, struct error **err)
 {
 	size_t size = protobuf_c_message_get_packed_size(message);
 
-	if (size > limits->message) {
-		error_set(err, ERR_LIMIT, "a message of %zu bytes; at most %zu may be sent", size,
-			limits->message);
+	if (!may_be_sent(size, limits, err))
 		return NULL;
-	}
 	grpc_slice slice = grpc_slice_malloc(size);
 	protobuf_c_message_pack(message, GRPC_SLICE_START_PTR(slice));
-	grpc_byte_buffer *buffer = grpc_raw_byte_buffer_create(&slice, 1);
-	grpc_slice_unref(slice);
-	return buffer;
+	return buffer_of(slice);
+}
+
+grpc_byte_buffer *rpc_message_wrap(
+	uint8_t *data, size_t size, const struct rpc_limits *limits, struct error **err)
+{
+	grpc_slice slice = grpc_slice_new(data, size, free);
+
+	if (!may_be_sent(size, limits, err)) {
+		grpc_slice_unref(slice);
+		return NULL;
+	}
+	return buffer_of(slice);
 }
 
 /* The buffer's bytes in one piece: without a copy if they are that already. */

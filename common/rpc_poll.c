@@ -20,7 +20,7 @@
 #include "common/rpc_internal.h"
 #include "common/util.h"
 
-#define PAUSE_USEC 2000
+#define PAUSE_USEC 50000
 
 static struct {
 	pthread_mutex_t lock; /* the last to be taken; not held while an op runs */

@@ -23,16 +23,17 @@ const struct rpc_service *rpc_server_find(const struct rpc_server *server, grpc_
 	return NULL;
 }
 
-void rpc_server_set_quick(struct rpc_server *server, const struct rpc_method *method)
+void rpc_server_set_quick(
+	struct rpc_server *server, const struct rpc_method *method, rpc_handler quick)
 {
 	for (size_t i = 0; i < server->n_services; i++)
 		if (server->services[i].method == method)
-			server->quick[i] = true;
+			server->quick[i] = quick ? quick : server->services[i].handler;
 }
 
-bool rpc_server_is_quick(const struct rpc_server *server, const struct rpc_service *service)
+rpc_handler rpc_server_quick(const struct rpc_server *server, const struct rpc_service *service)
 {
-	return service && server->quick[service - server->services];
+	return service ? server->quick[service - server->services] : NULL;
 }
 
 void rpc_server_call_over(struct rpc_call *call)
@@ -40,9 +41,11 @@ void rpc_server_call_over(struct rpc_call *call)
 	struct rpc_conn *conn = call->conn;
 	struct rpc_server *server = conn->server;
 
+	bool was_at_work = call->at_work;
 	rpc_call_free(call);
 	pthread_mutex_lock(&server->lock);
 	conn->calls--;
+	server->at_work -= was_at_work;
 	if (conn->closing)
 		rpc_server_wake(server);
 	pthread_mutex_unlock(&server->lock);
@@ -80,30 +83,86 @@ static void answer(struct rpc_call *call, const struct error *err)
 	grpc_slice_unref(text);
 }
 
+/* What the handler returned becomes the answer. */
+static void handled(struct rpc_call *call, int r, struct error *err)
+{
+	_cleanup_error_ struct error *owned = err;
+
+	if (r < 0 && !owned)
+		error_set(&owned, ERR_UNKNOWN, "failed without saying why");
+	else if (r >= 0 && !call->method->replies && !call->out)
+		error_set(&owned, ERR_INTERNAL, "no reply was made");
+	answer(call, owned);
+}
+
 static void handle(struct rpc_call *call, bool refuse)
 {
-	struct rpc_server *server = call->conn->server;
-	_cleanup_error_ struct error *err = NULL;
+	struct error *err = NULL;
+	int r = -1;
 
 	if (refuse)
 		error_set(&err, ERR_UNAVAILABLE, "closing");
 	else if (!call->service)
 		error_set(&err, ERR_UNSUPPORTED, "no such method");
-	else if (call->service->handler(call, server->arg, &err) < 0 && !err)
-		error_set(&err, ERR_UNKNOWN, "failed without saying why");
-	else if (!err && !call->method->replies && !call->out)
-		error_set(&err, ERR_INTERNAL, "no reply was made");
-	answer(call, err);
+	else
+		r = call->service->handler(call, call->conn->server->arg, &err);
+	if (r != RPC_LATER)
+		handled(call, r, err);
 }
 
-void rpc_server_run_quick(struct rpc_call *call)
+void rpc_server_run_quick(void *arg)
 {
+	struct rpc_call *call = arg;
 	struct rpc_server *server = call->conn->server;
+	rpc_handler quick = rpc_server_quick(server, call->service);
+	struct error *err = NULL;
 
 	pthread_mutex_lock(&server->lock);
-	bool refuse = call->conn->closing;
+	bool pool = call->conn->closing || server->at_work >= server->limits.calls;
+	/* Before it runs, for the call may be gone when it has. */
+	call->at_work = !pool;
+	server->at_work += !pool;
 	pthread_mutex_unlock(&server->lock);
-	handle(call, refuse);
+	int r = pool ? RPC_POOL : quick(call, server->arg, &err);
+	if (r == RPC_LATER)
+		return;
+	if (r != RPC_POOL) {
+		handled(call, r, err);
+		return;
+	}
+	pthread_mutex_lock(&server->lock);
+	server->at_work -= call->at_work;
+	call->at_work = false;
+	rpc_server_push(server, call);
+	pthread_mutex_unlock(&server->lock);
+}
+
+void rpc_server_answer_done(struct rpc_op *op, bool ok)
+{
+	struct rpc_call *call = op->call;
+	_cleanup_error_ struct error *error = steal_ptr(call->error);
+
+	(void)ok;
+	answer(call, error);
+	pthread_mutex_lock(&call->lock);
+	rpc_call_op_done(call);
+}
+
+/* On the thread that polls, for which the answers of a commit are one wake-up, and which would be
+ * woken by each one's completion if it were sent from here: an empty batch completes at once. */
+void rpc_answer(struct rpc_call *call, const ProtobufCMessage *reply, struct error *error)
+{
+	grpc_byte_buffer *out =
+		reply && !error ? rpc_message_pack(reply, call->limits, &error) : NULL;
+
+	if (!error && !out && !call->method->replies)
+		error_set(&error, ERR_INTERNAL, "no reply was made");
+	pthread_mutex_lock(&call->lock);
+	if (out)
+		call->out = out;
+	call->error = error;
+	rpc_call_start(call, NULL, 0, &call->answer_op);
+	pthread_mutex_unlock(&call->lock);
 }
 
 static void *serve(void *arg)

@@ -32,7 +32,7 @@ const struct rpc_method worker_put = {
 const struct rpc_method worker_get = {
 	.path = "/worker.v1.Worker/Get",
 	.request = &worker__v1__get_request__descriptor,
-	.reply = &job__v1__file_record__descriptor,
+	.reply = &worker__v1__get_reply__descriptor,
 	.replies = true,
 };
 const struct rpc_method worker_bench = {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/failpoint.h"
+#include "common/file_batch.h"
 #include "common/file_tree.h"
 #include "common/limits.h"
 #include "common/util.h"
@@ -45,9 +46,11 @@ static int put(struct rpc_call *call, const struct worker *worker, struct tree_w
 		const Worker__V1__PutRequest *request = (const Worker__V1__PutRequest *)message;
 		if (!*writer)
 			*writer = new_writer(worker, request->user, err);
-		if (!*writer ||
-			(request->record && tree_writer_record(*writer, request->record, err) < 0))
+		if (!*writer)
 			r = -1;
+		for (size_t i = 0; r > 0 && i < request->n_records; i++)
+			if (tree_writer_record(*writer, request->records[i], err) < 0)
+				r = -1;
 		rpc_message_free(message);
 		if (r < 0)
 			return -1;
@@ -73,12 +76,7 @@ int worker_handle_put(struct rpc_call *call, void *server_arg, struct error **er
 	return rpc_send(call, &reply.base, err);
 }
 
-static int emit(void *arg, const Job__V1__FileRecord *record, struct error **err)
-{
-	return rpc_send(arg, &record->base, err);
-}
-
-static int emit_missing(struct rpc_call *call, char *name, const char *why, struct error **err)
+static int emit_missing(struct file_batch *batch, char *name, const char *why, struct error **err)
 {
 	Job__V1__FileMissing missing = JOB__V1__FILE_MISSING__INIT;
 	Job__V1__FileRecord record = JOB__V1__FILE_RECORD__INIT;
@@ -88,7 +86,7 @@ static int emit_missing(struct rpc_call *call, char *name, const char *why, stru
 	missing.reason = reason;
 	record.part_case = JOB__V1__FILE_RECORD__PART_MISSING;
 	record.missing = &missing;
-	return rpc_send(call, &record.base, err);
+	return file_batch_emit(batch, &record, err);
 }
 
 static char *join(const char *dir, const char *path)
@@ -99,19 +97,25 @@ static char *join(const char *dir, const char *path)
 /* Output number n. The path is the host's, but any part of it may be a link that the job made: it
  * is opened within the job's root and with the rights of the job's user, and what was opened is
  * sent, whatever the path has come to mean since. */
-static int get_one(struct rpc_call *call, const struct worker *worker, const char *path, size_t n,
-	const struct tree_limits *limits, struct tree_totals *totals, struct error **err)
+static int get_one(struct file_batch *batch, const struct worker *worker, const char *path,
+	size_t n, const struct tree_limits *limits, struct tree_totals *totals, struct error **err)
 {
+	const struct tree_sink sink = {
+		.emit = file_batch_emit,
+		.room = file_batch_room,
+		.chunk = file_batch_chunk,
+		.arg = batch,
+	};
 	char name[24], self[48];
 
 	snprintf(name, sizeof(name), "%zu", n);
 	_cleanup_close_ int fd = job_root_open(worker->root, path, O_PATH, 0);
 	if (fd < 0) {
 		const char *why = strerrordesc_np(errno);
-		return emit_missing(call, name, why ? why : "cannot be opened", err);
+		return emit_missing(batch, name, why ? why : "cannot be opened", err);
 	}
 	snprintf(self, sizeof(self), "/proc/self/fd/%d", fd);
-	return tree_send(AT_FDCWD, self, name, limits, emit, call, totals, err);
+	return tree_send_to(AT_FDCWD, self, name, limits, &sink, totals, err);
 }
 
 static int get_all(struct rpc_call *call, const struct worker *worker,
@@ -123,7 +127,6 @@ static int get_all(struct rpc_call *call, const struct worker *worker,
 									  : worker->root->workdir;
 	_cleanup_free_ char *dir = join(worker->root->workdir, given);
 	struct job_user user;
-	int r = 0;
 
 	limits.no_digests = true;
 	limits.bytes = request->has_max_bytes ? request->max_bytes : DEFAULT_ARTIFACTS;
@@ -134,11 +137,16 @@ static int get_all(struct rpc_call *call, const struct worker *worker,
 	if (job_user_find(worker->root, request->user, &user, err) < 0 ||
 		job_user_enter_files(&user, err) < 0)
 		return -1;
+	struct file_batch *batch = file_batch_new(call, -1, NULL, err);
+	int r = batch ? 0 : -1;
 	for (size_t i = 0; i < request->n_paths && r == 0; i++) {
 		_cleanup_free_ char *path = join(dir, request->paths[i]);
-		r = get_one(call, worker, path, i, &limits, &totals, err);
+		r = get_one(batch, worker, path, i, &limits, &totals, err);
 	}
 	job_user_leave_files(&user);
+	if (r == 0)
+		r = file_batch_flush(batch, err);
+	file_batch_free(batch);
 	return r;
 }
 

@@ -311,7 +311,7 @@ struct worker *worker_new(const struct worker_options *options, struct error **e
 		return NULL;
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(quick); i++)
-		rpc_server_set_quick(worker->server, quick[i]);
+		rpc_server_set_quick(worker->server, quick[i], NULL);
 	return worker;
 }
 

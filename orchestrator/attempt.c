@@ -388,6 +388,8 @@ static void *run(void *arg)
 	bool there = attempt_get_vm(a) == 0 && (a->order->adopted || send_inputs(a) == 0);
 	if (there && run_program(a) == 0)
 		collect(a);
+	if (there)
+		vm_fill_wall_again(a->vm, &a->result.wall);
 	attempt_hang_up(a);
 	finish_results(a);
 	attempt_emit(a, &(struct attempt_event){.type = ATTEMPT_DONE, .result = &a->result});

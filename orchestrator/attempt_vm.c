@@ -213,7 +213,7 @@ static int hello(struct attempt *a)
 	a->result.wall.kernel = xstrdup(said.kernel);
 	FAILPOINT("hello.proven");
 	if (vm_fill_wall(a->vm, &a->result.wall, &err) < 0)
-		log_warn(a->order->job_id, "%s", err->text);
+		log_warn(a->order->job_id, "its devices are not known: %s", err->text);
 	a->result.wall.warm = vm_facts(a->vm)->pooled;
 	return 0;
 }

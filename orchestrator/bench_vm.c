@@ -155,6 +155,19 @@ static int boot(struct bench_vm *vm, int cancel_fd, struct error **err)
 	return 0;
 }
 
+/* Debian's kernel has virtio-net as a module, which is not in the initramfs: better said now than
+ * when TCP has waited for an answer. */
+static int check_kernel(const struct image *image, struct error **err)
+{
+	if (!str_eq(image->kernel_kind, "stock"))
+		return 0;
+	return error_set(err, ERR_UNSUPPORTED,
+		"image %s has the distribution's kernel, in which there is no virtio-net to "
+		"compare with: \"make kernel\" builds the project's own, then build the image "
+		"again (orchestrator image build %s)",
+		image->name, image->name);
+}
+
 static void keep_guest(void *arg, struct guest *guest)
 {
 	struct bench_vm *vm = arg;
@@ -169,7 +182,7 @@ struct bench_vm *bench_vm_new(
 
 	vm->lock = -1;
 	vm->image = image_find(config, image_name, err);
-	if (!vm->image || move_in(vm, config, err) < 0)
+	if (!vm->image || check_kernel(vm->image, err) < 0 || move_in(vm, config, err) < 0)
 		goto failed;
 	vm->host = host_new(config, err);
 	if (!vm->host || host_sweep(vm->host, NULL, 0, err) < 0 || boot(vm, cancel_fd, err) < 0)

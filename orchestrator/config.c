@@ -22,9 +22,12 @@
 #define RUNTIME_DIR_LEN                                                                            \
 	60u /* leaves room in a socket's 108 bytes for the names of VMs' sockets                   \
 	     */
-#define SECOND_MS UINT64_C(1000)
-#define HOUR_MS	  (3600 * SECOND_MS)
-#define DAY_MS	  (24 * HOUR_MS)
+/* Of libvirt's embedded driver: STATE_DIR/libvirt/lib/qemu/domain-N-vm-XXXXXXXX/monitor.sock, N of
+ * up to seven digits. */
+#define EMBED_STATE_DIR_LEN 50u
+#define SECOND_MS	    UINT64_C(1000)
+#define HOUR_MS		    (3600 * SECOND_MS)
+#define DAY_MS		    (24 * HOUR_MS)
 
 /* Values. ----------------------------------------------------------------------------------------
  */
@@ -186,7 +189,8 @@ static int load_file(struct config *config, const char *path, bool must_exist, s
 	if (why->code == ERR_NOT_FOUND && !must_exist)
 		return 0;
 	error_move(err, steal_ptr(why));
-	return error_wrap(err, "configuration");
+	error_wrap(err, "configuration");
+	return error_blame_caller(err);
 }
 
 char *config_variable(const char *key)
@@ -344,6 +348,20 @@ static int check_defaults(const struct config *config, struct error **err)
 	return 0;
 }
 
+static int check_sockets_fit(const struct config *config, struct error **err)
+{
+	size_t n = strlen(config->state_dir);
+
+	if (n <= EMBED_STATE_DIR_LEN || !config_embeds_libvirt(config) ||
+		strchr(config->libvirt_uri, '?'))
+		return 0;
+	_cleanup_free_ char *shown = str_escape(config->state_dir, n, false);
+	return error_set(err, ERR_INVALID,
+		"state_dir: %s is %zu bytes long, and the names of libvirt's sockets below it must "
+		"fit into 108: the most is %u; set state_dir to a shorter path",
+		shown, n, EMBED_STATE_DIR_LEN);
+}
+
 struct config *config_load_from(const struct config_sources *sources, struct error **err)
 {
 	struct loaded *loaded = xcalloc(1, sizeof(*loaded));
@@ -355,13 +373,19 @@ struct config *config_load_from(const struct config_sources *sources, struct err
 			load_file(config, sources->files[i], sources->must_exist, err) < 0)
 			goto fail;
 	if (load_environment(config, err) < 0 || set_default_dirs(config, sources, err) < 0 ||
-		check_defaults(config, err) < 0)
+		check_defaults(config, err) < 0 || check_sockets_fit(config, err) < 0)
 		goto fail;
 	config_pool_fill(config);
 	return config;
 fail:
 	config_free(config);
 	return NULL;
+}
+
+bool config_embeds_libvirt(const struct config *config)
+{
+	return str_eq(config->libvirt_uri, "embed") ||
+	       str_starts(config->libvirt_uri, "qemu:///embed");
 }
 
 static char *home_dir(void)

@@ -77,6 +77,9 @@ char *config_describe(const struct config *config);
 char *config_job_dir(const struct config *config, const char *job_id);
 char *config_control_socket(const struct config *config); /* RUNTIME_DIR/control.sock */
 
+/* QEMU is started by libvirt's driver inside the daemon, not by a libvirtd. */
+bool config_embeds_libvirt(const struct config *config);
+
 /* For state_dir and runtime_dir: where we are root QEMU runs as another user and must get through;
  * what is nobody else's business below them has a stricter mode of its own. */
 static inline mode_t config_dir_mode(void)

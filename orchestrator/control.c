@@ -188,6 +188,11 @@ struct control *control_new(struct daemon *daemon, struct error **err)
 	control->listen_fd = -1;
 	control->server =
 		rpc_server_new(services, ARRAY_SIZE(services), daemon, &rpc_limits_control, err);
+	if (control->server) {
+		rpc_server_set_quick(control->server, &control_submit, control_submit_plain);
+		rpc_server_set_quick(control->server, &control_get_job, control_get_job_quick);
+		rpc_server_set_quick(control->server, &control_info, control_info_quick);
+	}
 	if (!control->server || listen_on(control, err) < 0) {
 		control_free(control);
 		return NULL;

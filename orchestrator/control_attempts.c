@@ -78,6 +78,13 @@ int control_get_attempt(struct daemon *daemon, const char *id, unsigned n, struc
 	return 0;
 }
 
+/* Nearly all jobs have but one attempt, and are not asked for more. */
+bool control_may_have_earlier(const struct job_record *record)
+{
+	return record->attempt && (record->attempt > 1 || record->restarts || record->spec->retry ||
+					  record->state == JOB_QUEUED);
+}
+
 void control_add_earlier(
 	struct daemon *daemon, const struct job_record *record, Control__V1__JobInfo *info)
 {
@@ -85,9 +92,7 @@ void control_add_earlier(
 	_cleanup_error_ struct error *err = NULL;
 	struct look look = {.id = record->id};
 
-	/* Nearly all jobs have but one attempt, and are not asked for more. */
-	if (!record->attempt || (record->attempt == 1 && !record->restarts &&
-					!record->spec->retry && record->state != JOB_QUEUED))
+	if (!control_may_have_earlier(record))
 		return;
 	if (store_queue_call(daemon->queue, store_attempts, &look, &err) < 0)
 		log_warn(record->id, "%s", err->text);

@@ -140,28 +140,50 @@ int control_handle_list_pools(struct rpc_call *call, void *arg, struct error **e
 	return r;
 }
 
-int control_handle_info(struct rpc_call *call, void *arg, struct error **err)
+static void loop_count(void *arg)
 {
-	struct daemon *daemon = arg;
-	struct look look = {.daemon = daemon};
-	_cleanup_message_ Control__V1__InfoRequest *request = NULL;
+	struct look *look = arg;
+
+	look->counts = jobs_counts(look->daemon->jobs);
+}
+
+static int send_info(struct rpc_call *call, const struct look *look, struct error **err)
+{
+	const struct daemon *daemon = look->daemon;
 	Control__V1__InfoReply reply = CONTROL__V1__INFO_REPLY__INIT;
 
-	if (control_recv(call, &request, err) < 0)
-		return -1;
-	loop_call(daemon->loop, loop_look, &look);
-	free(look.vms);
 	reply.version = TEXT(ORCHESTRATOR_VERSION);
 	reply.pid = (uint32_t)getpid();
 	reply.started = daemon->started_usec;
 	reply.state_dir = daemon->config->state_dir;
 	reply.max_vms = daemon->config->max_vms;
-	reply.vms = look.counts.vms;
-	reply.queued = look.counts.queued;
+	reply.vms = look->counts.vms;
+	reply.queued = look->counts.queued;
 	reply.accelerator = TEXT(host_accelerator(daemon->host));
 	reply.vsock_device = TEXT(host_vsock_device(daemon->host));
 	reply.libvirt_uri = daemon->config->libvirt_uri;
 	return rpc_send(call, &reply.base, err);
+}
+
+int control_handle_info(struct rpc_call *call, void *arg, struct error **err)
+{
+	struct look look = {.daemon = arg};
+	_cleanup_message_ Control__V1__InfoRequest *request = NULL;
+
+	if (control_recv(call, &request, err) < 0)
+		return -1;
+	loop_call(look.daemon->loop, loop_count, &look);
+	return send_info(call, &look, err);
+}
+
+int control_info_quick(struct rpc_call *call, void *arg, struct error **err)
+{
+	struct look look = {.daemon = arg};
+
+	if (!loop_try_look(look.daemon->loop, loop_count, &look))
+		return RPC_POOL;
+	_cleanup_message_ Control__V1__InfoRequest *request = NULL;
+	return control_recv(call, &request, err) < 0 ? -1 : send_info(call, &look, err);
 }
 
 static int send_removed(

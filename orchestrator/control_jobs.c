@@ -129,6 +129,26 @@ int control_handle_get_job(struct rpc_call *call, void *arg, struct error **err)
 				: send_job(call, daemon, id, err);
 }
 
+/* A job that is live and named in full, as who submitted it asks for it. */
+int control_get_job_quick(struct rpc_call *call, void *arg, struct error **err)
+{
+	struct lookup lookup = {.daemon = arg};
+	_cleanup_message_ Control__V1__JobRequest *request = NULL;
+
+	if (control_recv(call, &request, err) < 0)
+		return -1;
+	lookup.id = request->id;
+	bool looked = !request->attempt && loop_try_look(lookup.daemon->loop, loop_get, &lookup);
+	_cleanup_job_record_ struct job_record *record = lookup.record;
+	if (!looked || !record || control_may_have_earlier(record)) {
+		rpc_unrecv(call, (ProtobufCMessage *)steal_ptr(request));
+		return RPC_POOL;
+	}
+	_cleanup_job_info_ Control__V1__JobInfo *info =
+		control_info_of(lookup.daemon, record, lookup.position);
+	return rpc_send(call, &info->base, err);
+}
+
 /* --- listing --------------------------------------------------------------------------------- */
 
 struct page {

@@ -1,11 +1,16 @@
-/* What the handlers of the control socket's calls share. All run on threads of the RPC server, and
- * reach the daemon's state through the loop and the store's queue. */
+/* What the handlers of the control socket's calls share. All but the quick ones run on threads of
+ * the RPC server, and reach the daemon's state through the loop and the store's queue. */
 #pragma once
 
 #include "common/rpc.h"
 #include "orchestrator/daemon.h"
 
 int control_handle_submit(struct rpc_call *call, void *daemon, struct error **err);
+/* Quick: see control_submit_plain.c. */
+int control_submit_plain(struct rpc_call *call, void *daemon, struct error **err);
+/* Quick: what the loop's state tells at once. */
+int control_get_job_quick(struct rpc_call *call, void *daemon, struct error **err);
+int control_info_quick(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_submit_many(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_logs(struct rpc_call *call, void *daemon, struct error **err);
 int control_handle_result(struct rpc_call *call, void *daemon, struct error **err);
@@ -51,6 +56,8 @@ int control_get(struct daemon *daemon, const char *id, struct job_record **ret,
 /* Attempt n of the job, with what the job has in common; 0: as control_get(). */
 int control_get_attempt(struct daemon *daemon, const char *id, unsigned n, struct job_record **ret,
 	struct error **err);
+/* False: no attempt of the job's was followed by another. */
+bool control_may_have_earlier(const struct job_record *record);
 /* The attempts that another followed, into the message of the job. */
 void control_add_earlier(
 	struct daemon *daemon, const struct job_record *record, Control__V1__JobInfo *info);
@@ -70,10 +77,12 @@ int control_promise(struct daemon *daemon, struct job_record *record, char ret_i
 bool control_watch(struct daemon *daemon, const char *id, struct watch *watch);
 void control_unwatch(struct daemon *daemon, struct watch *watch);
 
-/* What the two ways to submit share (control_submit.c). */
+/* What the ways to submit share (control_submit.c). */
 /* Is there room for jobs at all? */
 int submit_check_disk(const struct config *config, struct error **err);
 /* What can be refused of one job by its description alone. key may be NULL. */
+int submit_check_spec(const Job__V1__Spec *spec, const char *key, struct error **err);
+/* The same, and whether there is such an image. */
 int submit_check_job(
 	struct daemon *daemon, const Job__V1__Spec *spec, const char *key, struct error **err);
 /* The record of a new job that was found well; owned by the caller. */

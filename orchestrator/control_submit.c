@@ -48,8 +48,7 @@ int submit_check_disk(const struct config *config, struct error **err)
 		config->state_dir, has, needs);
 }
 
-int submit_check_job(
-	struct daemon *daemon, const Job__V1__Spec *spec, const char *key, struct error **err)
+int submit_check_spec(const Job__V1__Spec *spec, const char *key, struct error **err)
 {
 	if (key && (!key[0] || strlen(key) > LIMIT_KEY || !utf8_valid(key, strlen(key))))
 		return error_set(
@@ -58,6 +57,14 @@ int submit_check_job(
 		return -1;
 	if (spec->n_inputs > LIMIT_FILES)
 		return error_set(err, ERR_LIMIT, "more than %d inputs", LIMIT_FILES);
+	return 0;
+}
+
+int submit_check_job(
+	struct daemon *daemon, const Job__V1__Spec *spec, const char *key, struct error **err)
+{
+	if (submit_check_spec(spec, key, err) < 0)
+		return -1;
 	return image_known(daemon->config, spec->image, err);
 }
 
@@ -294,13 +301,6 @@ static void promised(void *arg, struct error *error)
 	latch_open(&promise->done);
 }
 
-static void loop_submit(void *arg)
-{
-	struct promise *promise = arg;
-
-	jobs_submit(promise->daemon->jobs, &promise->job, 1, promised, promise);
-}
-
 int control_promise(struct daemon *daemon, struct job_record *record, char ret_id[JOB_ID_SIZE],
 	struct error **err)
 {
@@ -309,7 +309,7 @@ int control_promise(struct daemon *daemon, struct job_record *record, char ret_i
 	record->result.times[STAGE_SUBMITTED] = now_real_usec();
 	memcpy(ret_id, record->id, JOB_ID_SIZE);
 	latch_init(&promise.done);
-	loop_post(daemon->loop, loop_submit, &promise);
+	jobs_submit(daemon->jobs, &promise.job, 1, promised, &promise);
 	latch_wait(&promise.done);
 	FAILPOINT("submit.committed");
 	if (!promise.error)

@@ -1,13 +1,13 @@
 /* SubmitMany: jobs without inputs, many in one call.
  *
  * What a submit costs on the way through the socket is the handing over from thread to thread, and
- * a message of many jobs pays for it once: they go to the loop, through one transaction of the
- * store and back as one thing. While they are committed the next message is read, until WINDOW jobs
+ * a message of many jobs pays for it once: they go through one transaction of the store and back
+ * as one thing. While they are committed the next message is read, until WINDOW jobs
  * are under way; then the caller waits. Replies come in the order of the messages, because the
  * store tells in the order of posting.
  *
- * The handler alone receives and sends. The loop puts what is committed into `done`, and wakes the
- * handler where it waits for a message. */
+ * The handler alone receives and sends. The store's thread puts what is committed into `done`, and
+ * wakes the handler where it waits for a message. */
 #include "orchestrator/control_private.h"
 
 #include <pthread.h>
@@ -66,7 +66,7 @@ static void batch_free(struct batch *batch)
 
 /* --- in -------------------------------------------------------------------------------------- */
 
-/* On the loop, after the commit. */
+/* On the store's thread, after the commit. */
 static void committed(void *arg, struct error *error)
 {
 	struct batch *batch = arg;
@@ -80,13 +80,6 @@ static void committed(void *arg, struct error *error)
 	/* Within the lock: without it the handler may be through, and the call gone. */
 	rpc_wake(stream->call);
 	pthread_mutex_unlock(&stream->lock);
-}
-
-static void loop_submit(void *arg)
-{
-	struct batch *batch = arg;
-
-	jobs_submit(batch->stream->daemon->jobs, batch->list, batch->n, committed, batch);
 }
 
 /* The record of a job that may be committed, or NULL. */
@@ -141,8 +134,8 @@ static int take_message(
 	for (size_t i = 0; i < request->n_jobs; i++)
 		take_job(batch, request->jobs[i], caller);
 	stream->under_way += batch->n_items;
-	/* Through the loop also where nothing is left to commit: replies keep their order. */
-	loop_post(stream->daemon->loop, loop_submit, batch);
+	/* Through the store also where nothing is left to commit: replies keep their order. */
+	jobs_submit(stream->daemon->jobs, batch->list, batch->n, committed, batch);
 	return 0;
 }
 

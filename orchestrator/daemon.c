@@ -43,18 +43,25 @@ void daemon_stop(struct daemon *daemon, const char *why)
 	jobs_stop(daemon->jobs, why, jobs_ended, daemon);
 }
 
+static void stopped_by_signal(void *arg)
+{
+	daemon_stop(arg, "the daemon was stopped");
+}
+
 static void on_signal(uv_signal_t *handle, int signum)
 {
 	struct daemon *daemon = handle->data;
 
-	if (daemon->stopping) {
+	if (daemon->signalled || daemon->stopping) {
 		/* Whoever asks twice does not want to wait. The next start cleans up, as after
 		 * any other death. */
 		log_warn(NULL, "stopped at once by a second signal");
 		_exit(128 + signum);
 	}
 	log_info(NULL, "stopping: signal %d", signum);
-	daemon_stop(daemon, "the daemon was stopped");
+	daemon->signalled = true;
+	/* What changes the jobs is a function of the loop's: see loop_try_look(). */
+	loop_post(daemon->loop, stopped_by_signal, daemon);
 }
 
 static void idle_over(void *arg)

@@ -32,6 +32,7 @@ struct daemon {
 	struct loop_timer *log_check;
 	uv_signal_t signals[2];
 	bool stopping;
+	bool signalled; /* once: it is stopping, or will */
 };
 
 /* Opens everything, takes up what an earlier daemon left, and listens. Clients are served from

@@ -6,21 +6,19 @@
 
 #include "common/log.h"
 #include "common/util.h"
-#include "orchestrator/host_private.h"
 
 /* Statuses and pid files; monitor sockets and keys; the rest by what libvirt makes for any VM. */
 static const char *const places[] = {
 	"run/qemu", "lib/qemu", "lib/qemu/channel/target", "lib/qemu/ram", "log/qemu"};
 
-/* The VM's id, or its beginning where libvirt cuts names: "domain-2-orchestrator-vm-28cb". NULL: of
- * no VM of ours. */
+/* The VM's id, or its beginning where libvirt cuts names: "vm-28cb0017.xml",
+ * "domain-2-vm-28cb0017". NULL: of no VM of ours. */
 static char *vm_of(const char *name)
 {
-	const char *at = strstr(name, DOMAIN_PREFIX "vm-");
+	const char *at = strstr(name, "vm-");
 
-	if (!at)
+	if (!at || (at != name && at[-1] != '-'))
 		return NULL;
-	at += strlen(DOMAIN_PREFIX);
 	return str_printf("%.*s", (int)strcspn(at, "."), at);
 }
 
@@ -80,7 +78,7 @@ void embed_left_sweep(const char *root, const char *const *keep, size_t n_keep)
 
 void embed_left_remove_log(const char *root, const char *vm_id)
 {
-	_cleanup_free_ char *path = str_printf("%s/log/qemu/" DOMAIN_PREFIX "%s.log", root, vm_id);
+	_cleanup_free_ char *path = str_printf("%s/log/qemu/%s.log", root, vm_id);
 
 	unlink(path);
 }

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "common/file_tree.h"
+#include "common/file_batch.h"
 #include "common/failpoint.h"
 #include "common/limits.h"
 #include "common/rpc.h"
@@ -197,19 +197,17 @@ int guest_ping(struct guest *guest, int timeout_ms, struct error **err)
 
 struct put {
 	struct rpc_call *call;
-	const char *user; /* until it was sent */
-	const char *dest; /* where the input's records go */
-	size_t prefix;	  /* length of their own name */
+	struct file_batch *batch; /* owned */
+	const char *dest;	  /* where the input's records go */
+	size_t prefix;		  /* length of their own name */
 };
 
 static int put_record(void *arg, const Job__V1__FileRecord *record, struct error **err)
 {
 	struct put *put = arg;
-	Worker__V1__PutRequest request = WORKER__V1__PUT_REQUEST__INIT;
 	Job__V1__FileRecord copy = *record;
 	Job__V1__FileHead head = JOB__V1__FILE_HEAD__INIT;
 	_cleanup_free_ char *path = NULL;
-	_cleanup_free_ char *user = xstrdup(put->user);
 
 	if (record->part_case == JOB__V1__FILE_RECORD__PART_MISSING)
 		return error_set(
@@ -221,16 +219,26 @@ static int put_record(void *arg, const Job__V1__FileRecord *record, struct error
 		copy.head = &head;
 	}
 	FAILPOINT("inputs.record");
-	request.record = &copy;
-	request.user = user;
-	put->user = NULL;
-	return rpc_send_within(put->call, &request.base, READ_TIMEOUT_MS, err);
+	return file_batch_emit(put->batch, &copy, err);
+}
+
+static uint8_t *put_room(void *arg, size_t n, struct error **err)
+{
+	struct put *put = arg;
+
+	return file_batch_room(put->batch, n, err);
 }
 
 static int put_all(
 	struct put *put, const Job__V1__Spec *spec, const char *inputs_dir, struct error **err)
 {
+	const struct tree_sink sink = {
+		.emit = put_record, .room = put_room, .chunk = file_batch_chunk, .arg = put};
+	struct tree_limits limits = tree_limits_default;
 	struct tree_totals totals = {0};
+
+	/* The worker asks for none. */
+	limits.no_digests = true;
 
 	for (size_t i = 0; i < spec->n_inputs; i++) {
 		char name[24];
@@ -238,17 +246,17 @@ static int put_all(
 		snprintf(name, sizeof(name), "%zu", i);
 		put->dest = spec->inputs[i]->dest;
 		put->prefix = strlen(name);
-		if (tree_send(AT_FDCWD, path, name, &tree_limits_default, put_record, put, &totals,
-			    err) < 0)
+		if (tree_send_to(AT_FDCWD, path, name, &limits, &sink, &totals, err) < 0)
 			return -1;
 	}
-	return 0;
+	return file_batch_flush(put->batch, err);
 }
 
 int guest_put_inputs(
 	struct guest *guest, const Job__V1__Spec *spec, const char *inputs_dir, struct error **err)
 {
-	struct put put = {.user = spec->user};
+	Worker__V1__PutRequest first = WORKER__V1__PUT_REQUEST__INIT;
+	struct put put = {0};
 	_cleanup_error_ struct error *sending = NULL;
 	ProtobufCMessage *message = NULL;
 	int timeout = (int)(TRANSFER_BASE_MS + LIMIT_ARTIFACTS / TRANSFER_BYTES_A_MS);
@@ -258,7 +266,10 @@ int guest_put_inputs(
 	put.call = guest_call_open(guest, &worker_put, timeout, err);
 	if (!put.call)
 		return -1;
-	int r = put_all(&put, spec, inputs_dir, &sending);
+	first.user = spec->user;
+	put.batch = file_batch_new(put.call, READ_TIMEOUT_MS, &first.base, &sending);
+	int r = put.batch ? put_all(&put, spec, inputs_dir, &sending) : -1;
+	file_batch_free(put.batch);
 	bool ours = r < 0 && sending->code == ERR_NOT_FOUND;
 	if (r == 0)
 		r = rpc_close_send(put.call, &sending);
@@ -278,6 +289,18 @@ int guest_put_inputs(
 
 /* Outputs. ---------------------------------------------------------------------------------------
  */
+
+static int take_all(
+	const Worker__V1__GetReply *reply, tree_emit take, void *arg, struct error **err)
+{
+	/* None would be a way to send for ever. */
+	if (!reply->n_records)
+		return error_set(err, ERR_INVALID, "a message without file records");
+	for (size_t i = 0; i < reply->n_records; i++)
+		if (take(arg, reply->records[i], err) < 0)
+			return -1;
+	return 0;
+}
 
 int guest_get_outputs(struct guest *guest, const Job__V1__Spec *spec,
 	int (*take)(void *arg, const Job__V1__FileRecord *record, struct error **err), void *arg,
@@ -310,11 +333,12 @@ int guest_get_outputs(struct guest *guest, const Job__V1__Spec *spec,
 	while (r == 0) {
 		ProtobufCMessage *message = NULL;
 		int got = rpc_recv(call, TRANSFER_BASE_MS, &message, err);
-		if (got == 0)
+		if (got <= 0) {
+			r = got;
 			break;
-		r = got < 0 ? -1 : take(arg, (const Job__V1__FileRecord *)message, err);
-		if (message)
-			rpc_message_free(message);
+		}
+		r = take_all((const Worker__V1__GetReply *)message, take, arg, err);
+		rpc_message_free(message);
 	}
 	guest_call_close(guest, call);
 	return r;

@@ -38,8 +38,10 @@ struct host *host_new(const struct config *config, struct error **err)
 	struct host *host = xcalloc(1, sizeof(*host));
 	_cleanup_free_ char *accel_file = str_printf("%s/accel.json", config->state_dir);
 	_cleanup_free_ char *vms = NULL;
+	_cleanup_free_ char *root = str_printf("%s/libvirt", config->state_dir);
 
 	host->config = config;
+	host->virt = virt_new(config->libvirt_uri, root);
 	pthread_mutex_init(&host->lock, NULL);
 	host->idle_fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);
 	host->owner = owner_of(config->state_dir);
@@ -90,14 +92,12 @@ const char *host_emulator(const struct host *host)
 
 int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err)
 {
-	struct virt *virt = host_virt(host, -1, err);
 	int r = 0;
 
-	if (!virt)
-		return -1;
 	pthread_mutex_lock(&host->lock);
 	if (!host->vsock_known)
-		r = vsock_choose(host->config->vsock, virt_is_system(virt), &host->vsock, err);
+		r = vsock_choose(
+			host->config->vsock, virt_is_system(host->virt), &host->vsock, err);
 	if (r == 0) {
 		host->vsock_known = true;
 		*ret_kind = host->vsock;
@@ -121,11 +121,9 @@ const char *host_vsock_device(struct host *host)
 
 char *host_embed_root(const struct host *host)
 {
-	const char *uri = host->config->libvirt_uri;
-
-	if (!str_eq(uri, "embed") && !str_eq(uri, "qemu:///embed"))
-		return NULL;
-	return str_printf("%s/libvirt", host->config->state_dir);
+	return config_embeds_libvirt(host->config)
+		       ? str_printf("%s/libvirt", host->config->state_dir)
+		       : NULL;
 }
 
 char *host_vm_dir(const struct host *host, const char *vm_id)
@@ -153,6 +151,25 @@ static bool others_may_reach(const char *dir)
 	}
 }
 
+/* Links are followed: what counts is where the file is. */
+static bool others_may_read(const char *file)
+{
+	_cleanup_free_ char *path = realpath(file, NULL);
+	char *slash = path ? strrchr(path, '/') : NULL;
+	struct stat st;
+
+	if (!slash || stat(path, &st) < 0 || !(st.st_mode & S_IROTH))
+		return false;
+	*slash = 0;
+	return others_may_reach(*path ? path : "/");
+}
+
+void host_domain_name(const struct host *host, const char *vm_id, char *ret, size_t size)
+{
+	snprintf(
+		ret, size, "%s%s", config_embeds_libvirt(host->config) ? "" : DOMAIN_PREFIX, vm_id);
+}
+
 /* libvirtd has its domains' own directories in one that on Debian just its own user and group may
  * pass. QEMU must read a file in there, as whoever it runs. */
 static gid_t gid_of_libvirt(void)
@@ -164,7 +181,7 @@ static gid_t gid_of_libvirt(void)
 	return st.st_gid;
 }
 
-void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_uid, gid_t *ret_gid)
+void host_qemu_user(const struct host *host, const char *image_root, uid_t *ret_uid, gid_t *ret_gid)
 {
 	bool remote = virt_is_system(host->virt);
 
@@ -179,7 +196,7 @@ void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_u
 		return;
 	}
 	const struct passwd *pw = getpwnam("libvirt-qemu");
-	if (pw && others_may_reach(image_dir) && others_may_reach(host->config->runtime_dir) &&
+	if (pw && others_may_read(image_root) && others_may_reach(host->config->runtime_dir) &&
 		(remote || others_may_reach(host->config->state_dir))) {
 		*ret_uid = pw->pw_uid;
 		*ret_gid = pw->pw_gid;
@@ -187,8 +204,9 @@ void host_qemu_user(const struct host *host, const char *image_dir, uid_t *ret_u
 	}
 	*ret_uid = 0;
 	*ret_gid = 0;
-	log_warn("host", "QEMU runs as root: the user libvirt-qemu cannot reach %s, %s and %s",
-		image_dir, host->config->runtime_dir, host->config->state_dir);
+	log_warn("host",
+		"QEMU runs as root: the user libvirt-qemu cannot reach all of %s, %s and %s",
+		image_root, host->config->runtime_dir, host->config->state_dir);
 }
 
 int host_check_memory(uint64_t bytes, struct error **err)
@@ -215,9 +233,15 @@ int host_check_memory(uint64_t bytes, struct error **err)
 /* What a daemon before us left. ------------------------------------------------------------------
  */
 
+/* Somebody waits for the daemon. */
+#define SWEEP_CONNECT_MS 10000
+#define SWEEP_DESTROY_MS 20000
+
 struct sweep {
+	struct host *host;
 	struct host_left *keep;
 	size_t n_keep;
+	bool failed; /* libvirt is asked for nothing more */
 };
 
 static struct host_left *find_kept(const struct sweep *sweep, const char *id)
@@ -231,22 +255,28 @@ static struct host_left *find_kept(const struct sweep *sweep, const char *id)
 static void destroy_left(void *arg, struct virt_domain *domain, const char *name, const char *xml)
 {
 	_cleanup_error_ struct error *err = NULL;
+	struct sweep *sweep = arg;
 	char *id = NULL;
 	_cleanup_free_ char *owner = domain_xml_owner(xml, &id);
 	_cleanup_free_ char *owned_id = id;
-	struct host_left *kept = owner && id ? find_kept(arg, id) : NULL;
+	struct host_left *kept = owner && id ? find_kept(sweep, id) : NULL;
 
 	if (kept) {
 		kept->there = true;
 		return;
 	}
 	log_info("host", "destroying %s, left behind by a daemon that is gone", name);
-	if (virt_destroy(domain, &err) < 0)
-		log_warn("host", "%s: %s", name, err->text);
+	if (!sweep->failed && virt_destroy(domain, SWEEP_DESTROY_MS, NULL, NULL, &err) == 0)
+		return;
+	sweep->failed = true;
+	log_warn("host", "%s: %s", name, err ? err->text : "later");
+	if (id)
+		host_destroy_later(sweep->host, id);
 }
 
-/* The directories of VMs that are gone. Their device's process left when its QEMU did. */
-static void remove_left_dirs(const char *vms, const struct sweep *sweep)
+/* The directories of VMs that are gone, or (later) of those that libvirt may still have: it removes
+ * them. Their device's process left when its QEMU did. */
+static void remove_left_dirs(const char *vms, const struct sweep *sweep, bool later)
 {
 	DIR *dir = opendir(vms);
 	const struct dirent *entry;
@@ -258,10 +288,12 @@ static void remove_left_dirs(const char *vms, const struct sweep *sweep)
 		if (!str_starts(entry->d_name, "vm-"))
 			continue;
 		const struct host_left *kept = find_kept(sweep, entry->d_name);
-		if (kept && kept->there)
+		if ((kept && kept->there) || host_is_doomed(sweep->host, entry->d_name))
 			continue;
 		_cleanup_free_ char *path = str_printf("%s/%s", vms, entry->d_name);
-		if (remove_tree(path, &err) < 0)
+		if (later)
+			host_destroy_later(sweep->host, entry->d_name);
+		else if (remove_tree(path, &err) < 0)
 			log_warn("host", "%s", err->text);
 	}
 	closedir(dir);
@@ -319,9 +351,21 @@ static bool any_vm_dir(const char *vms)
 	return found;
 }
 
+/* libvirt may be away, and its VMs are not: they are known by their QEMU, and followed without it.
+ */
+static void find_without_libvirt(struct sweep *sweep)
+{
+	for (size_t i = 0; i < sweep->n_keep; i++) {
+		struct host_left *left = &sweep->keep[i];
+		_cleanup_close_ int fd = process_open(left->qemu, left->qemu_start);
+
+		left->there = fd >= 0;
+	}
+}
+
 int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct error **err)
 {
-	struct sweep sweep = {keep, n_keep};
+	struct sweep sweep = {.host = host, .keep = keep, .n_keep = n_keep};
 	_cleanup_free_ char *vms = host_vm_dir(host, NULL);
 
 	/* A VM has its directory before its domain and after it: without one there is nothing to
@@ -334,15 +378,15 @@ int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct 
 	if (!any)
 		return 0;
 	/* Somebody waits for the daemon, and libvirt may not be there. */
-	struct virt *virt = host_virt_now(host, err);
+	struct virt *virt = host_virt_within(host, SWEEP_CONNECT_MS, err);
 	/* VMs that an earlier daemon had are worth waiting for a libvirt that had them too. */
 	host_expect_libvirt(host, n_keep > 0);
-	if (!virt)
-		return error_wrap(err, "looking for VMs left behind");
-	if (virt_each_ours(virt, host->owner, destroy_left, &sweep, err) < 0)
-		return -1;
+	bool swept = virt && virt_each_ours(virt, host->owner, destroy_left, &sweep, err) >= 0;
+	if (!swept)
+		find_without_libvirt(&sweep);
 	kill_left_processes(vms, &sweep);
-	remove_left_dirs(vms, &sweep);
-	remove_left_logs(host, &sweep);
-	return 0;
+	remove_left_dirs(vms, &sweep, !swept);
+	if (swept)
+		remove_left_logs(host, &sweep);
+	return swept ? 0 : error_wrap(err, "looking for VMs left behind");
 }

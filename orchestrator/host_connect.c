@@ -3,59 +3,90 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/eventfd.h>
 
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/host_private.h"
+#include "orchestrator/process.h"
 
 #define CONNECT_TIMEOUT_MS 60000
+/* When it has been there before. */
+#define CONNECT_AGAIN_MS 30000
 /* Once it has answered, it starts QEMU some times to see what that can do, the first time. */
 #define ASK_TIMEOUT_MS 240000
-/* For who has something else to go on with. */
-#define NOW_TIMEOUT_MS 25000
 /* A libvirtd that is started again is back in a few seconds. */
 #define RECONNECT_MS	 30000
 #define RETRY_FIRST_MS	 200
 #define RETRY_LONGEST_MS 3000
-/* libvirt itself gives up after 30 seconds. */
-#define TIDY_WAIT_MS 3000
-#define TIDY_TRIES   40
+/* Who is to be destroyed later. Most of it is done at once or in a moment. */
+#define TIDY_CONNECT_MS 25000
+#define TIDY_WAIT_MS	3000
+#define TIDY_SOON	20
+#define TIDY_LONG_MS	30000
+/* A libvirtd that was started again waits half a minute for the QEMU that we killed. Each call that
+ * is left to itself may keep one of its twenty threads: the next one comes ever later. */
+#define TIDY_DESTROY_MS	  60000
+#define TIDY_AGAIN_USEC	  UINT64_C(60000000)
+#define TIDY_LONGEST_USEC UINT64_C(1200000000)
+/* A libvirtd that stood still finds our order in its socket when it goes on, and carries it out
+ * although nobody waits: so that there is no such domain is sure when this has passed. */
+#define ABSENT_USEC UINT64_C(15000000)
 
-/* A domain that may be there still, because libvirt was not when its VM ended. */
+/* A VM whose domain may be there still, because libvirt did not answer when it ended. */
 struct host_doomed {
 	struct host_doomed *next;
-	char uuid[40];
-	char *dir; /* owned; the VM's: while it is there, so may be the domain */
+	char id[32];
+	uint64_t absent_usec; /* when libvirt first said that there is none; 0: it has not */
+	bool told;	      /* that it is not done yet */
+	uint64_t not_before, wait_usec;
 };
-
-static void doomed_free(struct host_doomed *doomed)
-{
-	free(doomed->dir);
-	free(doomed);
-}
 
 void host_forget_domains(struct host *host)
 {
 	while (host->doomed) {
 		struct host_doomed *doomed = host->doomed;
 		host->doomed = doomed->next;
-		doomed_free(doomed);
+		free(doomed);
 	}
 }
 
-static int destroy_doomed(
-	struct virt *virt, const char *owner, const struct host_doomed *doomed, struct error **err)
+static int destroy_domain(
+	struct host *host, const char *vm_id, bool *ret_absent, struct error **err)
 {
-	struct virt_domain *domain = virt_find(virt, doomed->uuid, owner, err);
-	int r = domain ? virt_destroy(domain, err) : -1;
+	_cleanup_free_ char *name = str_printf(DOMAIN_PREFIX "%s", vm_id);
+	_cleanup_error_ struct error *failed = NULL;
+	struct virt_domain *domain = virt_find(host->virt, name, host->owner, &failed);
 
+	*ret_absent = !domain && failed->code == ERR_NOT_FOUND;
+	if (!domain)
+		return *ret_absent ? 0 : error_move(err, steal_ptr(failed));
+	int r = virt_destroy(domain, TIDY_DESTROY_MS, NULL, NULL, err);
 	virt_domain_free(domain);
-	if (!domain && (*err)->code == ERR_NOT_FOUND) {
-		error_free(steal_ptr(*err));
-		r = 0;
-	}
-	return r < 0 ? -1 : remove_tree(doomed->dir, err);
+	if (r == 0)
+		log_info("host", "%s: its domain is destroyed", vm_id);
+	return r;
+}
+
+/* Returns 1 when there is nothing more to be done. */
+static int destroy_doomed(struct host *host, struct host_doomed *doomed, struct error **err)
+{
+	_cleanup_free_ char *vms = host_vm_dir(host, NULL);
+	_cleanup_free_ char *dir = host_vm_dir(host, doomed->id);
+	bool absent;
+
+	if (destroy_domain(host, doomed->id, &absent, err) < 0)
+		return -1;
+	/* What libvirt does not know of. */
+	process_kill_vm(vms, doomed->id);
+	/* Without its files a QEMU that comes late does not start. */
+	if (remove_tree(dir, err) < 0)
+		return -1;
+	uint64_t now = now_mono_usec();
+	if (absent && !doomed->absent_usec)
+		doomed->absent_usec = now;
+	return !absent || now - doomed->absent_usec >= ABSENT_USEC;
 }
 
 static void add_doomed(struct host *host, struct host_doomed *doomed)
@@ -78,11 +109,20 @@ static void destroy_all_doomed(struct host *host)
 		struct host_doomed *doomed = all;
 
 		all = doomed->next;
-		if (destroy_doomed(host->virt, host->owner, doomed, &err) == 0) {
-			doomed_free(doomed);
+		int r = now_mono_usec() < doomed->not_before ? 0
+							     : destroy_doomed(host, doomed, &err);
+		if (r > 0) {
+			free(doomed);
 			continue;
 		}
-		log_info("host", "%s: %s", doomed->dir, err->text);
+		if (r < 0 && !doomed->told)
+			log_info("host", "%s is destroyed later: %s", doomed->id, err->text);
+		doomed->told |= r < 0;
+		if (r < 0 && err->code == ERR_TIMEOUT && virt_is_connected(host->virt)) {
+			doomed->wait_usec =
+				MIN(MAX(2 * doomed->wait_usec, TIDY_AGAIN_USEC), TIDY_LONGEST_USEC);
+			doomed->not_before = now_mono_usec() + doomed->wait_usec;
+		}
 		doomed->next = left;
 		left = doomed;
 	}
@@ -95,23 +135,23 @@ static void destroy_all_doomed(struct host *host)
 }
 
 /* On a thread of its own: a libvirtd that is looking for the same QEMU that we killed answers late,
- * and nobody needs to wait for it. */
+ * or not at all, and nobody needs to wait for it. */
 static void *tidy(void *arg)
 {
 	struct host *host = arg;
-	bool again = true;
 
-	for (int i = 1; again; i++) {
-		destroy_all_doomed(host);
+	for (int i = 1;; i++) {
+		if (host_virt_within(host, TIDY_CONNECT_MS, NULL))
+			destroy_all_doomed(host);
 		pthread_mutex_lock(&host->lock);
-		again = host->doomed && i < TIDY_TRIES && virt_is_connected(host->virt);
+		bool again = host->doomed != NULL;
 		/* Once it is false, the host may be freed. */
 		host->tidying = again;
 		pthread_mutex_unlock(&host->lock);
-		if (again)
-			sleep_ms(TIDY_WAIT_MS);
+		if (!again)
+			return NULL;
+		sleep_ms(i < TIDY_SOON ? TIDY_WAIT_MS : TIDY_LONG_MS);
 	}
-	return NULL;
 }
 
 static int start_thread(void *(*fn)(void *), struct host *host)
@@ -129,7 +169,7 @@ static int start_thread(void *(*fn)(void *), struct host *host)
 /* Under the lock. */
 static void begin_tidying(struct host *host)
 {
-	if (!host->doomed || host->tidying || !host->virt || !virt_is_connected(host->virt))
+	if (!host->doomed || host->tidying)
 		return;
 	host->tidying = start_thread(tidy, host) == 0;
 }
@@ -139,31 +179,23 @@ static void *connect_libvirt(void *arg)
 {
 	struct host *host = arg;
 	struct error *err = NULL;
+	char *emulator = NULL;
+	bool connected = virt_connect(host->virt, &err) == 0;
 
 	pthread_mutex_lock(&host->lock);
-	struct virt *virt = host->virt;
+	if (connected && host->known)
+		log_info("libvirt", "connected again");
+	bool ask = connected && !host->emulator;
+	host->asking = ask;
 	pthread_mutex_unlock(&host->lock);
-	bool again = virt != NULL;
-	if (again) {
-		if (virt_reconnect(virt, &err) == 0)
-			log_info("libvirt", "connected again");
-	} else {
-		_cleanup_free_ char *root = str_printf("%s/libvirt", host->config->state_dir);
-		/* The configuration may be outlived. */
-		_cleanup_free_ char *uri = xstrdup(host->config->libvirt_uri);
-		virt = virt_open(uri, root, &err);
-	}
-	pthread_mutex_lock(&host->lock);
-	host->asking = virt && !again;
-	pthread_mutex_unlock(&host->lock);
-	char *emulator = virt && !again ? virt_emulator(virt) : NULL;
+	if (ask)
+		emulator = virt_emulator(host->virt);
 
 	pthread_mutex_lock(&host->lock);
 	host->asking = false;
-	if (!again) {
-		host->virt = virt;
+	host->known |= connected;
+	if (ask)
 		host->emulator = emulator;
-	}
 	error_free(host->failed);
 	host->failed = err;
 	host->connecting = false;
@@ -210,24 +242,40 @@ static int wait_for(int fd, uint64_t end_usec, int cancel_fd, struct error **err
 
 static struct virt *connected(struct host *host)
 {
-	return host->virt && !host->connecting && virt_is_connected(host->virt) ? host->virt : NULL;
+	return !host->connecting && virt_is_connected(host->virt) ? host->virt : NULL;
 }
 
-void host_destroy_later(struct host *host, const char *uuid, const char *dir)
+void host_destroy_later(struct host *host, const char *vm_id)
 {
 	struct host_doomed *doomed = xcalloc(1, sizeof(*doomed));
 
-	snprintf(doomed->uuid, sizeof(doomed->uuid), "%s", uuid);
-	doomed->dir = xstrdup(dir);
+	snprintf(doomed->id, sizeof(doomed->id), "%s", vm_id);
 	add_doomed(host, doomed);
 	pthread_mutex_lock(&host->lock);
 	begin_tidying(host);
 	pthread_mutex_unlock(&host->lock);
 }
 
+bool host_is_doomed(struct host *host, const char *vm_id)
+{
+	pthread_mutex_lock(&host->lock);
+	const struct host_doomed *doomed = host->doomed;
+	while (doomed && !str_eq(doomed->id, vm_id))
+		doomed = doomed->next;
+	pthread_mutex_unlock(&host->lock);
+	return doomed != NULL;
+}
+
+/* patient: a libvirt that has answered, and finds out what QEMU can do, gets more time. */
+struct
+try {
+	unsigned timeout_ms;
+	bool patient;
+	int cancel_fd;
+};
+
 /* One try; who comes while another is under way shares it. */
-static struct virt *try_connect(
-	struct host *host, unsigned timeout_ms, int cancel_fd, struct error **err)
+static struct virt *try_connect(struct host *host, const struct try *try, struct error **err)
 {
 	pthread_mutex_lock(&host->lock);
 	struct virt *virt = connected(host);
@@ -235,16 +283,19 @@ static struct virt *try_connect(
 	pthread_mutex_unlock(&host->lock);
 	if (virt || r < 0)
 		return virt;
-	uint64_t end = now_mono_usec() + UINT64_C(1000) * timeout_ms;
-	r = wait_for(host->idle_fd, end, cancel_fd, err);
+	uint64_t begun = now_mono_usec(), end = begun + UINT64_C(1000) * try->timeout_ms;
+	r = wait_for(host->idle_fd, end, try->cancel_fd, err);
 	pthread_mutex_lock(&host->lock);
 	bool asking = host->asking;
 	pthread_mutex_unlock(&host->lock);
-	if (r == 0 && asking && timeout_ms == CONNECT_TIMEOUT_MS)
-		r = wait_for(host->idle_fd, end + UINT64_C(1000) * ASK_TIMEOUT_MS, cancel_fd, err);
+	if (r == 0 && asking && try->patient)
+		r = wait_for(
+			host->idle_fd, end + UINT64_C(1000) * ASK_TIMEOUT_MS, try->cancel_fd, err);
 	if (r == 0)
-		error_set(
-			err, ERR_TIMEOUT, "%s: libvirt does not answer", host->config->libvirt_uri);
+		error_set(err, ERR_TIMEOUT, "%s: libvirt has not answered for %u s (%s); %s",
+			virt_uri(host->virt), (unsigned)((now_mono_usec() - begun) / 1000000),
+			asking ? "virConnectGetDomainCapabilities" : "virConnectOpen",
+			virt_advice(host->virt));
 	if (r <= 0)
 		return NULL;
 	pthread_mutex_lock(&host->lock);
@@ -269,16 +320,20 @@ struct virt *host_virt(struct host *host, int cancel_fd, struct error **err)
 	uint64_t end = now_mono_usec() + UINT64_C(1000) * RECONNECT_MS;
 	unsigned wait_ms = RETRY_FIRST_MS;
 
+	pthread_mutex_lock(&host->lock);
+	bool known = host->known;
+	bool worth_it = host->expected || known || starts_by_itself(host);
+	pthread_mutex_unlock(&host->lock);
+	const struct try try = {.timeout_ms = known ? CONNECT_AGAIN_MS : CONNECT_TIMEOUT_MS,
+		.patient = true,
+		.cancel_fd = cancel_fd};
 	for (;;) {
 		_cleanup_error_ struct error *failed = NULL;
-		struct virt *virt = try_connect(host, CONNECT_TIMEOUT_MS, cancel_fd, &failed);
+		struct virt *virt = try_connect(host, &try, &failed);
 		uint64_t now = now_mono_usec();
 
 		if (virt)
 			return virt;
-		pthread_mutex_lock(&host->lock);
-		bool worth_it = host->expected || host->virt || starts_by_itself(host);
-		pthread_mutex_unlock(&host->lock);
 		if (failed->code != ERR_UNAVAILABLE || !worth_it ||
 			now + wait_ms * UINT64_C(1000) > end) {
 			error_move(err, steal_ptr(failed));
@@ -290,9 +345,9 @@ struct virt *host_virt(struct host *host, int cancel_fd, struct error **err)
 	}
 }
 
-struct virt *host_virt_now(struct host *host, struct error **err)
+struct virt *host_virt_within(struct host *host, unsigned timeout_ms, struct error **err)
 {
-	return try_connect(host, NOW_TIMEOUT_MS, -1, err);
+	return try_connect(host, &(struct try){.timeout_ms = timeout_ms, .cancel_fd = -1}, err);
 }
 
 void host_expect_libvirt(struct host *host, bool expected)

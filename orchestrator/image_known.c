@@ -28,10 +28,12 @@ static bool is_same(const struct stat *a, const struct stat *b)
 	       a->st_ctim.tv_sec == b->st_ctim.tv_sec && a->st_ctim.tv_nsec == b->st_ctim.tv_nsec;
 }
 
-static bool is_known(const char *name)
+bool image_is_known(const char *name)
 {
 	bool yes = false;
 
+	if (strlen(name) > LIMIT_NAME)
+		return false;
 	pthread_mutex_lock(&lock);
 	for (size_t i = 0; i < KNOWN && !yes; i++) {
 		struct stat now;
@@ -62,7 +64,7 @@ int image_known(const struct config *config, const char *name, struct error **er
 {
 	struct stat before, after;
 
-	if (strlen(name) <= LIMIT_NAME && is_known(name))
+	if (image_is_known(name))
 		return 0;
 	/* Twice: the first tells where it is, the second that this very manifest is a whole image.
 	 */

@@ -3,7 +3,11 @@
  * are still there is seen when a VM is made of it. */
 #pragma once
 
+#include <stdbool.h>
+
 #include "orchestrator/config.h"
 
+/* From any thread, without reading it. False says nothing. */
+bool image_is_known(const char *name);
 /* From any thread. -1 with image_find()'s *err. */
 int image_known(const struct config *config, const char *name, struct error **err);

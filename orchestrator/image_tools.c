@@ -80,13 +80,8 @@ int image_tools_need(const char *const *tools, size_t n, struct error **err)
 
 int image_tools_start(struct image_tools *tools, const char *log_path, int lock, struct error **err)
 {
-	const char *path = getenv("PATH");
-	_cleanup_free_ char *longer = str_printf(
-		"%s:/usr/local/sbin:/usr/sbin:/sbin", path ? path : "/usr/local/bin:/usr/bin:/bin");
-
 	*tools = (struct image_tools){.log = -1, .lock = lock};
-	if (!path || !strstr(path, "/usr/sbin"))
-		setenv("PATH", longer, 1);
+	spawn_search_sbin();
 	/* Tools' messages are searched for known causes, and sorted by byte. */
 	setenv("LC_ALL", "C", 1);
 	tools->log = open(log_path, O_RDWR | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0644);

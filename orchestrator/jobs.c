@@ -177,30 +177,49 @@ static int store_submit(struct store *store, void *arg, struct error **err)
 	return 0;
 }
 
-static void submitted(void *arg, struct error *error)
+static void submission_free(struct submission *submission)
+{
+	free(submission->added);
+	free(submission);
+}
+
+/* Those that are committed. */
+static void add_submitted(void *arg)
 {
 	struct submission *submission = arg;
 	struct jobs *jobs = submission->jobs;
-	bool any = false;
+
+	for (size_t i = 0; i < submission->n; i++)
+		add(jobs, submission->added[i]);
+	submission_free(submission);
+	jobs_schedule(jobs);
+	jobs_changed(jobs);
+}
+
+/* On the store's thread. */
+static void submitted(void *arg, struct error *error)
+{
+	struct submission *submission = arg;
+	jobs_done done = submission->done;
+	void *done_arg = submission->arg;
+	size_t added = 0;
 
 	for (size_t i = 0; i < submission->n; i++) {
 		if (error)
 			error_free(steal_ptr(submission->list[i].error));
-		if (error || submission->list[i].error) {
+		if (error || submission->list[i].error)
 			job_free(submission->added[i]);
-			continue;
-		}
-		any = true;
-		add(jobs, submission->added[i]);
+		else
+			submission->added[added++] = submission->added[i];
 	}
+	submission->n = added;
+	/* First, so that who is told and asks for the job finds it. */
+	if (added)
+		loop_post(submission->jobs->env.loop, add_submitted, submission);
+	else
+		submission_free(submission);
 	/* The list may be gone from here on. */
-	submission->done(submission->arg, error);
-	free(submission->added);
-	free(submission);
-	if (any) {
-		jobs_schedule(jobs);
-		jobs_changed(jobs);
-	}
+	done(done_arg, error);
 }
 
 void jobs_submit(struct jobs *jobs, struct jobs_newcomer *list, size_t n, jobs_done done, void *arg)
@@ -210,7 +229,7 @@ void jobs_submit(struct jobs *jobs, struct jobs_newcomer *list, size_t n, jobs_d
 
 		error_set(&err, ERR_UNAVAILABLE, "the daemon is stopping");
 		for (size_t i = 0; i < n; i++)
-			job_record_free(list[i].record);
+			job_record_free(steal_ptr(list[i].record));
 		done(arg, err);
 		return;
 	}
@@ -218,8 +237,8 @@ void jobs_submit(struct jobs *jobs, struct jobs_newcomer *list, size_t n, jobs_d
 	*submission =
 		(struct submission){jobs, list, xcalloc(n, sizeof(struct job *)), n, done, arg};
 	for (size_t i = 0; i < n; i++)
-		submission->added[i] = job_new(jobs, list[i].record);
-	store_queue_post_many(jobs->env.store, n, store_submit, submitted, submission);
+		submission->added[i] = job_new(jobs, steal_ptr(list[i].record));
+	store_queue_post_direct(jobs->env.store, n, store_submit, submitted, submission);
 }
 
 void jobs_load(struct jobs *jobs, struct job_record *record)

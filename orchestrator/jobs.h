@@ -1,12 +1,13 @@
 /* The live jobs: those that wait, run, or whose VM is not gone yet. All others are in the store
  * alone.
  *
- * Theory of operation. Everything here happens on the loop's thread, except that an attempt's
- * events come on its own thread and are posted. The store is told first: a job is in the table once
- * its submission is committed, an attempt begins once its claim is committed, and watchers hear of
- * the end once the outcome is. A job leaves the table when its outcome is committed and its VM is
- * gone, whichever comes last. Its slot is free as soon as QEMU has ended; what libvirt and the disk
- * still have to be rid of then is tidied up on the attempt's thread while the next one runs.
+ * Theory of operation. Everything here happens on the loop's thread, except that jobs_submit() may
+ * be called on any, and an attempt's events come on its own thread and are posted. The store is
+ * told first: a job is in the table once its submission is committed, an attempt begins once its
+ * claim is committed, and watchers hear of the end once the outcome is. A job leaves the table when
+ * its outcome is committed and its VM is gone, whichever comes last. Its slot is free as soon as
+ * QEMU has ended; what libvirt and the disk still have to be rid of then is tidied up on the
+ * attempt's thread while the next one runs.
  *
  *   jobs_submit -> [store: submit] -> queue -> scheduler -> [store: claim] -> attempt_start
  *   ATTEMPT_DONE -> [store: finish] -> watchers        ATTEMPT_FREED -> slot -> scheduler
@@ -52,7 +53,8 @@ struct jobs_newcomer {
 };
 
 /* Makes queued jobs of these, committed together, one by one refused. done's error says that none
- * is in; then the newcomers' own say nothing. */
+ * is in; then the newcomers' own say nothing. From any thread; done comes on the store's, or from
+ * within, and does not wait: what is asked of the loop afterwards finds the jobs there. */
 void jobs_submit(
 	struct jobs *jobs, struct jobs_newcomer *list, size_t n, jobs_done done, void *arg);
 /* At start: a job that is queued in the store. Takes the record over. One that no longer fits on

@@ -2,6 +2,8 @@
  * (from one attempt to the next) share. */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "orchestrator/jobs.h"
 #include "orchestrator/pools.h"
 #include "orchestrator/queue.h"
@@ -54,7 +56,7 @@ struct jobs {
 	struct loop_timer *pause; /* nothing is started before it runs: the store is in trouble */
 	struct loop_timer *due;	  /* for the first of the queue whose time is to come, */
 	uint64_t due_at;	  /* then */
-	bool stopping;
+	atomic_bool stopping;
 	char *stop_why;
 	void (*stop_done)(void *arg);
 	void *stop_arg;

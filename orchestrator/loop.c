@@ -14,13 +14,31 @@ struct loop {
 	pthread_mutex_t lock;
 	struct posted *first, **last; /* under lock */
 	bool stop;		      /* under lock */
+	pthread_mutex_t running;      /* held while a function runs; taken before all others */
 };
 
 struct loop_timer {
 	uv_timer_t uv;
+	struct loop *loop;
 	loop_fn fn;
 	void *arg;
 };
+
+static void run(struct loop *loop, loop_fn fn, void *arg)
+{
+	pthread_mutex_lock(&loop->running);
+	fn(arg);
+	pthread_mutex_unlock(&loop->running);
+}
+
+bool loop_try_look(struct loop *loop, loop_fn fn, void *arg)
+{
+	if (pthread_mutex_trylock(&loop->running) != 0)
+		return false;
+	fn(arg);
+	pthread_mutex_unlock(&loop->running);
+	return true;
+}
 
 static struct posted *take_all(struct loop *loop, bool *ret_stop)
 {
@@ -33,13 +51,13 @@ static struct posted *take_all(struct loop *loop, bool *ret_stop)
 	return all;
 }
 
-static void run_all(struct posted *all)
+static void run_all(struct loop *loop, struct posted *all)
 {
 	while (all) {
 		struct posted *posted = all;
 
 		all = all->next;
-		posted->fn(posted->arg);
+		run(loop, posted->fn, posted->arg);
 		free(posted);
 	}
 }
@@ -49,7 +67,7 @@ static void on_wake(uv_async_t *wake)
 	struct loop *loop = wake->data;
 	bool stop;
 
-	run_all(take_all(loop, &stop));
+	run_all(loop, take_all(loop, &stop));
 	if (stop)
 		uv_stop(&loop->uv);
 }
@@ -59,6 +77,7 @@ struct loop *loop_new(void)
 	struct loop *loop = xcalloc(1, sizeof(*loop));
 
 	pthread_mutex_init(&loop->lock, NULL);
+	pthread_mutex_init(&loop->running, NULL);
 	loop->last = &loop->first;
 	/* Both fail only where no file descriptors are left, before anything was begun. */
 	if (uv_loop_init(&loop->uv) < 0 || uv_async_init(&loop->uv, &loop->wake, on_wake) < 0)
@@ -73,7 +92,7 @@ void loop_drain(struct loop *loop)
 	bool stop;
 
 	while ((left = take_all(loop, &stop)))
-		run_all(left);
+		run_all(loop, left);
 }
 
 void loop_free(struct loop *loop)
@@ -82,6 +101,7 @@ void loop_free(struct loop *loop)
 	uv_close((uv_handle_t *)&loop->wake, NULL);
 	uv_run(&loop->uv, UV_RUN_DEFAULT); /* closing handles are closed here */
 	uv_loop_close(&loop->uv);
+	pthread_mutex_destroy(&loop->running);
 	pthread_mutex_destroy(&loop->lock);
 	free(loop);
 }
@@ -138,7 +158,7 @@ static void on_timer(uv_timer_t *uv)
 {
 	struct loop_timer *timer = uv->data;
 
-	timer->fn(timer->arg);
+	run(timer->loop, timer->fn, timer->arg);
 }
 
 struct loop_timer *loop_timer_start(
@@ -146,6 +166,7 @@ struct loop_timer *loop_timer_start(
 {
 	struct loop_timer *timer = xcalloc(1, sizeof(*timer));
 
+	timer->loop = loop;
 	timer->fn = fn;
 	timer->arg = arg;
 	timer->uv.data = timer;

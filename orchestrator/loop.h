@@ -32,6 +32,10 @@ void loop_post(struct loop *loop, loop_fn fn, void *arg);
 /* From any other thread: the same, and wait until it ran. */
 void loop_call(struct loop *loop, loop_fn fn, void *arg);
 
+/* From any other thread: run fn(arg) here, if no function of the loop's runs just now. It only
+ * looks at the daemon's state, posts nothing and makes no timers. False: it was not run. */
+bool loop_try_look(struct loop *loop, loop_fn fn, void *arg);
+
 /* On the loop's thread only: fn(arg) after delay_ms, and again every repeat_ms if that is not 0. */
 struct loop_timer *loop_timer_start(
 	struct loop *loop, uint64_t delay_ms, uint64_t repeat_ms, loop_fn fn, void *arg);

@@ -7,7 +7,6 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
-#include "orchestrator/process.h"
 #include "orchestrator/retry.h"
 #include "orchestrator/vm_note.h"
 
@@ -72,20 +71,8 @@ static void find_candidates(
 			note->id[0] = 0;
 			continue;
 		}
-		ret->left[ret->n_left++].id = note->id;
-	}
-}
-
-/* libvirt may be away for a moment, and its VMs are not: whoever takes one up waits for it. */
-static void without_libvirt(struct candidates *all, size_t n, const struct error *why)
-{
-	log_warn("host", "could not look for what was left behind: %s", why->text);
-	for (size_t i = 0, j = 0; i < n; i++) {
-		const struct vm_note *note = &all->notes[i];
-		if (!note->id[0])
-			continue;
-		_cleanup_close_ int fd = process_open(note->qemu, note->qemu_start);
-		all->left[j++].there = fd >= 0;
+		ret->left[ret->n_left++] = (struct host_left){
+			.id = note->id, .qemu = note->qemu, .qemu_start = note->qemu_start};
 	}
 }
 
@@ -263,7 +250,7 @@ int recover(const struct config *config, struct host *host, struct store *store,
 		find_candidates(config, &found, &candidates);
 		/* Without libvirt the daemon still answers for its records. */
 		if (host_sweep(host, candidates.left, candidates.n_left, &sweep_err) < 0)
-			without_libvirt(&candidates, found.n, sweep_err);
+			log_warn("host", "%s; it is done when libvirt answers", sweep_err->text);
 		FAILPOINT("recover.swept");
 		r = settle_all(store, &found, &candidates, err);
 	}

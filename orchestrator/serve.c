@@ -14,6 +14,7 @@
 #include "common/rpc.h"
 #include "common/util.h"
 #include "orchestrator/daemon.h"
+#include "orchestrator/spawn.h"
 
 #define LOG_BYTES (16 * MIB) /* of daemon.log, and as much of the one before it */
 
@@ -104,6 +105,7 @@ int serve(const struct config *config, const struct serve_options *options, stru
 	umask(022);
 	set_up_log(config);
 	raise_fd_limit();
+	spawn_search_sbin();
 	rpc_init();
 	struct daemon *daemon = begin(config, options, &lock, &why);
 	say_ready(&ready_fd, why);

@@ -14,6 +14,16 @@
 
 extern char **environ;
 
+void spawn_search_sbin(void)
+{
+	const char *path = getenv("PATH");
+	_cleanup_free_ char *longer = str_printf(
+		"%s:/usr/local/sbin:/usr/sbin:/sbin", path ? path : "/usr/local/bin:/usr/bin:/bin");
+
+	if (!path || !strstr(path, "/usr/sbin"))
+		setenv("PATH", longer, 1);
+}
+
 static void default_signals(posix_spawnattr_t *attr)
 {
 	sigset_t none, all;

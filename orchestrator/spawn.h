@@ -17,6 +17,10 @@ struct spawn_fd {
 pid_t spawn_process(
 	char *const argv[], const struct spawn_fd *fds, size_t n_fds, struct error **err);
 
+/* Debian gives ordinary users a PATH without the sbin directories, where mke2fs and others are: put
+ * them behind. Before there are threads. */
+void spawn_search_sbin(void);
+
 /* Start, wait, and turn a failure into an error with the last line of what it said on stderr. After
  * timeout_ms it is killed (ERR_TIMEOUT). */
 int spawn_run(char *const argv[], int timeout_ms, struct error **err);

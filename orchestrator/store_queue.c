@@ -15,6 +15,7 @@ struct operation {
 	store_done done;
 	void *arg;
 	size_t weight;	      /* how many it counts for in a batch */
+	bool here;	      /* done is told on this thread */
 	struct error *error;  /* owned: how it went */
 	struct latch *waiter; /* of a call, instead of done */
 };
@@ -84,6 +85,10 @@ static void finish(struct operation *op)
 {
 	if (op->waiter) {
 		latch_open(op->waiter); /* op is on the waiter's stack: it is gone now */
+		return;
+	}
+	if (op->done && op->here) {
+		tell(op);
 		return;
 	}
 	if (op->done) {
@@ -163,19 +168,28 @@ static void append(struct store_queue *queue, struct operation *op)
 	pthread_mutex_unlock(&queue->lock);
 }
 
-void store_queue_post_many(
-	struct store_queue *queue, size_t n, store_fn fn, store_done done, void *arg)
+static void post(struct store_queue *queue, const struct operation *op)
 {
-	struct operation *op = xmalloc(sizeof(*op));
+	struct operation *own = xmalloc(sizeof(*own));
 
-	*op = (struct operation){
-		.queue = queue, .fn = fn, .done = done, .arg = arg, .weight = MAX(n, (size_t)1)};
-	append(queue, op);
+	*own = *op;
+	own->queue = queue;
+	append(queue, own);
 }
 
 void store_queue_post(struct store_queue *queue, store_fn fn, store_done done, void *arg)
 {
-	store_queue_post_many(queue, 1, fn, done, arg);
+	post(queue, &(struct operation){.fn = fn, .done = done, .arg = arg, .weight = 1});
+}
+
+void store_queue_post_direct(
+	struct store_queue *queue, size_t n, store_fn fn, store_done done, void *arg)
+{
+	post(queue, &(struct operation){.fn = fn,
+			    .done = done,
+			    .arg = arg,
+			    .weight = MAX(n, (size_t)1),
+			    .here = true});
 }
 
 int store_queue_call(struct store_queue *queue, store_fn fn, void *arg, struct error **err)

@@ -15,6 +15,9 @@
 #define KEEPALIVE_S	5
 #define KEEPALIVE_COUNT 3
 
+/* At the end of the process. */
+#define CLOSE_MS 2000
+
 /* libvirt's event loop. --------------------------------------------------------------------------
  */
 
@@ -138,16 +141,12 @@ static int write_embed_config(const char *root, struct error **err)
 	return write_file(path, all, strlen(all), 0644, false, err);
 }
 
-static char *embed_uri(const char *root, struct error **err)
+static int check_embed_root(const char *root, struct error **err)
 {
-	if (root[strcspn(root, "?&# %")]) {
-		error_set(err, ERR_INVALID,
-			"%s: libvirt cannot have a root with one of \"?&#%% \" in its path", root);
-		return NULL;
-	}
-	if (write_embed_config(root, err) < 0)
-		return NULL;
-	return str_printf("qemu:///embed?root=%s", root);
+	if (!root[strcspn(root, "?&# %")])
+		return 0;
+	return error_set(err, ERR_INVALID,
+		"%s: libvirt cannot have a root with one of \"?&#%% \" in its path", root);
 }
 
 /* The driver in this process starts QEMU detached. As a subreaper we become its parent, so that the
@@ -242,33 +241,201 @@ static void on_close(virConnectPtr conn, int reason, void *opaque)
 			reason >= 0 && (size_t)reason < ARRAY_SIZE(why) ? why[reason] : "?");
 }
 
-static void close_conn(virConnectPtr conn)
+static int on_lifecycle(virConnectPtr conn, virDomainPtr dom, int event, int detail, void *opaque)
 {
-	if (!conn)
-		return;
-	/* Domains have references of their own; the last one closes it. */
-	virConnectUnregisterCloseCallback(conn, on_close);
-	virConnectClose(conn);
+	struct virt *virt = opaque;
+	const char *name = virDomainGetName(dom);
+
+	(void)conn;
+	if (name)
+		virt_note_event(virt, name, event, detail);
+	return 0;
 }
 
-int virt_reconnect(struct virt *virt, struct error **err)
+/* Under the lock. The event of its loss may be on its way still. */
+static bool is_connected(const struct virt *virt)
+{
+	return virt->conn && !virt->lost && virConnectIsAlive(virt->conn) == 1;
+}
+
+static virConnectPtr take_idle(struct virt *virt)
+{
+	pthread_mutex_lock(&virt->lock);
+	virConnectPtr conn = virt->n_idle ? virt->idle[--virt->n_idle] : NULL;
+	pthread_mutex_unlock(&virt->lock);
+	return conn;
+}
+
+/* A call failed, and libvirtd with it, before the other connection noticed. */
+static void give_up(struct virt *virt, unsigned generation)
+{
+	pthread_mutex_lock(&virt->lock);
+	bool news = generation == virt->generation && !virt->lost;
+	virt->lost = virt->lost || news;
+	pthread_mutex_unlock(&virt->lock);
+	if (news)
+		log_warn("libvirt", "the connection to %s is lost: a call failed", virt->uri);
+}
+
+virConnectPtr virt_take_conn(struct virt *virt, unsigned *ret_generation, struct error **err)
+{
+	virConnectPtr conn = NULL;
+
+	pthread_mutex_lock(&virt->lock);
+	bool lost = !is_connected(virt);
+	*ret_generation = virt->generation;
+	if (!lost && virt->embedded) {
+		conn = virt->conn;
+		virConnectRef(conn);
+	}
+	pthread_mutex_unlock(&virt->lock);
+	if (lost) {
+		error_set(err, ERR_UNAVAILABLE, "%s: the connection to libvirt is lost", virt->uri);
+		return NULL;
+	}
+	while (!conn && (conn = take_idle(virt)) && virConnectIsAlive(conn) != 1)
+		virConnectClose(steal_ptr(conn));
+	if (!conn && !(conn = virConnectOpen(virt->real))) {
+		fail_advising(err, "connecting", virt->system);
+		error_wrap(err, "%s", virt->uri);
+		give_up(virt, *ret_generation);
+	}
+	return conn;
+}
+
+void virt_give_conn(struct virt *virt, virConnectPtr conn, unsigned generation)
+{
+	bool alive = virConnectIsAlive(conn) == 1;
+
+	if (!alive)
+		give_up(virt, generation);
+	pthread_mutex_lock(&virt->lock);
+	if (alive && !virt->embedded && !virt->lost && generation == virt->generation &&
+		virt->n_idle < VIRT_IDLE_MAX)
+		virt->idle[virt->n_idle++] = steal_ptr(conn);
+	pthread_mutex_unlock(&virt->lock);
+	if (conn)
+		virConnectClose(conn);
+}
+
+/* What a connection leaves behind is given back by calls, which nobody waits for long: the process
+ * may be at its end, or libvirtd stand still. */
+struct leftover {
+	struct virt *virt;
+	virConnectPtr conn, idle[VIRT_IDLE_MAX]; /* owned */
+	unsigned n_idle;
+	int event_id;
+};
+
+static void run_close(void *arg)
+{
+	struct leftover *left = arg;
+
+	for (unsigned i = 0; i < left->n_idle; i++)
+		virConnectClose(left->idle[i]);
+	/* It has a reference too. */
+	if (left->event_id >= 0)
+		virConnectDomainEventDeregisterAny(left->conn, left->event_id);
+	if (left->conn) {
+		virConnectUnregisterCloseCallback(left->conn, on_close);
+		virConnectClose(left->conn);
+	}
+	pthread_mutex_lock(&left->virt->lock);
+	left->virt->ops--;
+	pthread_mutex_unlock(&left->virt->lock);
+}
+
+static void close_leftover(struct leftover *left, unsigned timeout_ms)
+{
+	struct bounded *bounded = bounded_start(run_close, free, left, NULL);
+
+	/* Without a thread all stays open. */
+	if (!bounded)
+		return;
+	if (bounded_wait(bounded, now_mono_usec() + UINT64_C(1000) * timeout_ms, -1, -1) ==
+			BOUNDED_RETURNED ||
+		!bounded_leave(bounded))
+		free(left);
+}
+
+/* Put conn (taken; may be NULL) in the place of the one before, with all that belonged to that. */
+static void replace_conn(struct virt *virt, virConnectPtr conn, unsigned timeout_ms)
+{
+	struct leftover *left = xcalloc(1, sizeof(*left));
+
+	left->virt = virt;
+	pthread_mutex_lock(&virt->lock);
+	left->conn = virt->conn;
+	left->event_id = virt->event_id;
+	memcpy(left->idle, virt->idle, sizeof(left->idle));
+	left->n_idle = virt->n_idle;
+	virt->n_idle = 0;
+	virt->conn = conn;
+	virt->event_id = -1;
+	virt->lost = false;
+	virt->generation++;
+	virt->ops++;
+	pthread_mutex_unlock(&virt->lock);
+	/* Under no lock of ours: libvirt holds one of its own while it calls on_close(). */
+	close_leftover(left, timeout_ms);
+}
+
+static bool may_write(const char *dir)
+{
+	return dir && access(dir, W_OK | X_OK) == 0;
+}
+
+/* libvirt makes something below the user's runtime directory or home whatever the driver's root is.
+ * A service's user may have no home, and after su or sudo the variable may name another user's. */
+static void need_no_home(const char *root)
+{
+	const char *runtime = getenv("XDG_RUNTIME_DIR");
+
+	if (geteuid() != 0 && !may_write(runtime) && (runtime || !may_write(getenv("HOME"))))
+		setenv("XDG_RUNTIME_DIR", root, 1);
+}
+
+/* What has to be there before the first connection of this process. */
+static int prepare(const struct virt *virt, struct error **err)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	/* What libvirt tells itself goes to a file beside its state: with the driver in our process
+	 * it would be our stderr. What concerns us comes by its errors. */
+	if (virt->root) {
+		_cleanup_free_ char *log = str_printf("3:file:%s/libvirt.log", virt->root);
+		if (check_embed_root(virt->root, err) < 0 ||
+			write_embed_config(virt->root, err) < 0)
+			return -1;
+		setenv("LIBVIRT_LOG_OUTPUTS", log, 0);
+		need_no_home(virt->root);
+	}
+	pthread_once(&once, initialize_once);
+	if (!initialized)
+		return error_set(err, ERR_INTERNAL, "libvirt's event loop does not start");
+	return virt->embedded ? adopt_qemu(err) : 0;
+}
+
+int virt_connect(struct virt *virt, struct error **err)
 {
 	if (virt_is_connected(virt))
 		return 0;
+	if (prepare(virt, err) < 0)
+		return -1;
 	virConnectPtr conn = virConnectOpen(virt->real);
 	if (!conn) {
 		fail_advising(err, "connecting", virt->system);
 		return error_wrap(err, "%s", virt->uri);
 	}
+	replace_conn(virt, conn, 0);
+	int id = virConnectDomainEventRegisterAny(conn, NULL, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+		VIR_DOMAIN_EVENT_CALLBACK(on_lifecycle), virt, NULL);
 	pthread_mutex_lock(&virt->lock);
-	virConnectPtr old = virt->conn;
-	virt->conn = conn;
-	virt->lost = false;
+	virt->event_id = id;
 	pthread_mutex_unlock(&virt->lock);
-	/* Under no lock of ours: libvirt holds one of its own while it calls on_close(). */
-	close_conn(old);
 	if (!virt->embedded) {
 		virConnectRegisterCloseCallback(conn, on_close, virt, NULL);
+		/* Last: no call is made on it from here on. */
 		virConnectSetKeepAlive(conn, KEEPALIVE_S, KEEPALIVE_COUNT);
 	}
 	return 0;
@@ -276,72 +443,55 @@ int virt_reconnect(struct virt *virt, struct error **err)
 
 bool virt_is_connected(struct virt *virt)
 {
-	virConnectPtr conn = virt_conn(virt, NULL);
-
-	if (conn)
-		virConnectClose(conn);
-	return conn != NULL;
-}
-
-virConnectPtr virt_conn(struct virt *virt, struct error **err)
-{
-	virConnectPtr conn = NULL;
-
 	pthread_mutex_lock(&virt->lock);
-	/* The event may be on its way still. */
-	if (virt->conn && !virt->lost && virConnectIsAlive(virt->conn) == 1) {
-		conn = virt->conn;
-		virConnectRef(conn);
-	}
+	bool connected = is_connected(virt);
 	pthread_mutex_unlock(&virt->lock);
-	if (!conn)
-		error_set(err, ERR_UNAVAILABLE, "%s: the connection to libvirt is lost", virt->uri);
-	return conn;
+	return connected;
 }
 
-struct virt *virt_open(const char *uri, const char *embed_root, struct error **err)
+struct virt *virt_new(const char *uri, const char *embed_root)
 {
-	static pthread_once_t once = PTHREAD_ONCE_INIT;
-	bool embedded = str_eq(uri, "embed") || str_eq(uri, "qemu:///embed");
-	_cleanup_free_ char *real = embedded ? embed_uri(embed_root, err) : xstrdup(uri);
-
-	if (!real)
-		return NULL;
-	/* What libvirt tells itself goes to a file beside its state: with the driver in our process
-	 * it would be our stderr. What concerns us comes by its errors. */
-	if (embedded) {
-		_cleanup_free_ char *log = str_printf("3:file:%s/libvirt.log", embed_root);
-		setenv("LIBVIRT_LOG_OUTPUTS", log, 0);
-	}
-	pthread_once(&once, initialize_once);
-	if (!initialized) {
-		error_set(err, ERR_INTERNAL, "libvirt's event loop does not start");
-		return NULL;
-	}
-	if (str_starts(real, "qemu:///embed") && adopt_qemu(err) < 0)
-		return NULL;
 	struct virt *virt = xcalloc(1, sizeof(*virt));
+	bool ours = str_eq(uri, "embed") || str_eq(uri, "qemu:///embed");
+
 	pthread_mutex_init(&virt->lock, NULL);
-	virt->uri = xstrdup(embedded ? "qemu:///embed" : uri);
-	virt->embedded = embedded || str_starts(uri, "qemu:///embed");
+	pthread_mutex_init(&virt->domains_lock, NULL);
+	virt->event_id = -1;
+	virt->root = ours ? xstrdup(embed_root) : NULL;
+	virt->real = ours ? str_printf("qemu:///embed?root=%s", embed_root) : xstrdup(uri);
+	virt->uri = xstrdup(ours ? "qemu:///embed" : uri);
+	virt->embedded = str_starts(virt->real, "qemu:///embed");
 	/* Root has no session: libvirt takes him to the system's daemon. */
 	virt->system = !virt->embedded && (has_path(uri, "/system") || geteuid() == 0);
-	virt->real = steal_ptr(real);
-	if (virt_reconnect(virt, err) == 0)
-		return virt;
-	virt_close(virt);
-	return NULL;
+	return virt;
 }
 
 void virt_close(struct virt *virt)
 {
 	if (!virt)
 		return;
-	close_conn(virt->conn);
+	replace_conn(virt, NULL, CLOSE_MS);
+	pthread_mutex_lock(&virt->lock);
+	bool used = virt->ops > 0;
+	pthread_mutex_unlock(&virt->lock);
+	if (used)
+		return;
 	pthread_mutex_destroy(&virt->lock);
+	pthread_mutex_destroy(&virt->domains_lock);
 	free(virt->real);
 	free(virt->uri);
+	free(virt->root);
 	free(virt);
+}
+
+const char *virt_advice(const struct virt *virt)
+{
+	if (virt->embedded)
+		return "does QEMU stand still?";
+	if (virt->system)
+		return "does libvirtd, or QEMU, stand still? systemctl restart libvirtd ends no VM";
+	return "does libvirtd, or QEMU, stand still? When libvirtd is killed (its pid is in "
+	       "$XDG_RUNTIME_DIR/libvirt/libvirtd.pid), VMs go on, and the next use starts it";
 }
 
 const char *virt_uri(const struct virt *virt)

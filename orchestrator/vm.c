@@ -37,7 +37,11 @@
 #define FIRMWARE       "/usr/share/qemu/qboot.rom"
 #define CID_TRIES      5
 #define LIBVIRT_LOSSES 3 /* in starting one VM */
-#define TAIL_IN_ERRORS 400
+/* libvirt talks to QEMU for as long as QEMU takes to begin. */
+#define LIBVIRT_START_MS 30000
+/* For the job's record; a libvirtd that was started again is there at once. */
+#define WALL_CONNECT_MS 3000
+#define TAIL_IN_ERRORS	400
 /* How long the reason for one loss may come after the loss. */
 #define SETTLE_MS 10000
 
@@ -88,7 +92,7 @@ static void name_vm(struct vm *vm)
 	snprintf(vm->facts.uuid, sizeof(vm->facts.uuid), "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8,
 		hex + 12, hex + 16, hex + 20);
 	snprintf(vm->facts.id, sizeof(vm->facts.id), "vm-%.8s", hex);
-	snprintf(vm->facts.domain, sizeof(vm->facts.domain), DOMAIN_PREFIX "%s", vm->facts.id);
+	host_domain_name(vm->host, vm->facts.id, vm->facts.domain, sizeof(vm->facts.domain));
 }
 
 static int open_console_file(const char *path, struct error **err)
@@ -171,9 +175,18 @@ static int start_domain_with_cid(struct vm *vm, struct error **err)
 	if (!xml)
 		return -1;
 	FAILPOINT("vm.xml");
-	vm->domain = virt_create(vm->host->virt, xml, err);
-	vm->unsure = !vm->domain && !virt_is_connected(vm->host->virt);
-	return vm->domain ? 0 : -1;
+	const struct virt_patience patience = {
+		.cancel_fd = vm->order->cancel_fd,
+		.running_fd = vm_watch_fd(vm->watch),
+		.running_ms = MAX(vm->host->config->boot_timeout_ms, LIBVIRT_START_MS),
+	};
+	_cleanup_error_ struct error *failed = NULL;
+	vm->domain = virt_create(vm->host->virt, vm->facts.domain, xml, &patience, &failed);
+	if (vm->domain)
+		return 0;
+	vm->unsure = failed->code == ERR_TIMEOUT || failed->code == ERR_CANCELLED ||
+		     !virt_is_connected(vm->host->virt);
+	return error_move(err, steal_ptr(failed));
 }
 
 /* A CID that somebody else on this host has is no failure: there are two thousand million. Those
@@ -392,6 +405,8 @@ static struct vm *vm_new(struct host *host, const struct vm_order *order)
 
 static enum job_outcome outcome_of_start(const struct error *err)
 {
+	if (err && err->code == ERR_CANCELLED)
+		return OUTCOME_CANCELLED;
 	return err && err->code == ERR_LIMIT ? OUTCOME_OOM_HOST : OUTCOME_INFRA;
 }
 
@@ -407,7 +422,7 @@ static struct vm *boot_once(struct host *host, const struct vm_order *order, enu
 	*ret_outcome = OUTCOME_INFRA;
 	if (host_vsock(host, &vm->vsock_kind, err) < 0)
 		goto failed;
-	host_qemu_user(host, order->image->dir, &vm->uid, &vm->gid);
+	host_qemu_user(host, order->image->root, &vm->uid, &vm->gid);
 	progress(vm, STAGES);
 	FAILPOINT("vm.named");
 	if (start(vm, err) < 0) {
@@ -552,19 +567,32 @@ void vm_fill_note(struct vm *vm, struct vm_note *ret)
 	ret->qemu_start = process_start_time(ret->qemu);
 }
 
-int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err)
+int vm_fill_wall(struct vm *vm, struct job_wall *wall, struct error **err)
 {
-	/* Where it was lost, a new connection is worth a try, but not the job's time. */
-	if (!virt_is_connected(vm->host->virt))
-		host_virt_now(vm->host, NULL);
+	struct virt *virt = host_virt_within(vm->host, WALL_CONNECT_MS, err);
+
+	if (!virt)
+		return -1;
+	/* One that was taken up without libvirt. */
+	if (!vm->domain)
+		vm->domain = virt_find(virt, vm->facts.domain, vm->host->owner, err);
+	if (!vm->domain)
+		return -1;
+	vm->unsure = false;
 	_cleanup_free_ char *xml = virt_domain_xml(vm->domain, err);
 	if (!xml)
 		return -1;
 	wall->accelerator = xstrdup(vm->facts.accelerator);
 	wall->vsock_device = xstrdup(vm->facts.vsock_device);
 	wall->cid = vm->facts.cid;
-	wall->libvirt_uri = xstrdup(virt_uri(vm->host->virt));
+	wall->libvirt_uri = xstrdup(virt_uri(virt));
 	wall->image_digest = xstrdup(vm->image_digest);
 	return domain_xml_devices(
 		xml, &wall->devices, &wall->n_devices, &wall->network_interface, err);
+}
+
+void vm_fill_wall_again(struct vm *vm, struct job_wall *wall)
+{
+	if (!wall->accelerator && virt_is_connected(vm->host->virt))
+		vm_fill_wall(vm, wall, NULL);
 }

@@ -67,7 +67,9 @@ int vm_connect(const struct vm *vm, uint32_t port, int timeout_ms, struct error 
  * settle_ms for the console's and QEMU's last words. */
 enum job_outcome vm_why_lost(struct vm *vm, int settle_ms, struct error **err);
 /* The devices of the live domain. */
-int vm_fill_wall(const struct vm *vm, struct job_wall *wall, struct error **err);
+int vm_fill_wall(struct vm *vm, struct job_wall *wall, struct error **err);
+/* Once more, if libvirt did not answer then, and seems to now. */
+void vm_fill_wall_again(struct vm *vm, struct job_wall *wall);
 /* End QEMU, whatever state the VM is in. on_end (may be NULL) is called before this returns, on any
  * thread, as soon as the process is gone: libvirt is slower to notice. It is not called where the
  * end is not seen. */

@@ -14,6 +14,8 @@
 #include "orchestrator/process.h"
 #include "orchestrator/vm_private.h"
 
+#define CONNECT_MS 5000
+
 static struct vm *vm_from_note(
 	struct host *host, const struct vm_order *order, const struct vm_note *note)
 {
@@ -29,7 +31,7 @@ static struct vm *vm_from_note(
 	memcpy(vm->image_digest, note->image_digest, sizeof(vm->image_digest));
 	snprintf(vm->facts.id, sizeof(vm->facts.id), "%s", note->id);
 	snprintf(vm->facts.uuid, sizeof(vm->facts.uuid), "%.36s", note->uuid);
-	snprintf(vm->facts.domain, sizeof(vm->facts.domain), DOMAIN_PREFIX "%s", note->id);
+	host_domain_name(host, note->id, vm->facts.domain, sizeof(vm->facts.domain));
 	snprintf(vm->facts.image, sizeof(vm->facts.image), "%s", note->image);
 	vm->facts.accelerator = note->kvm ? "kvm" : "tcg";
 	vm->facts.vsock_device = vsock_kind_name(note->vsock_kind);
@@ -69,13 +71,31 @@ static int listen_console(const struct vm *vm, struct error **err)
 	return steal_fd(fd);
 }
 
+/* The VM does not need libvirt to go on, nor do we to follow it: without an answer it is ended by
+ * its pid, and its domain is destroyed when there is one. */
+static int find_domain(struct vm *vm, pid_t qemu, uint64_t qemu_start, struct error **err)
+{
+	_cleanup_error_ struct error *failed = NULL;
+	struct virt *virt = host_virt_within(vm->host, CONNECT_MS, &failed);
+
+	vm->domain = virt ? virt_find(virt, vm->facts.domain, vm->host->owner, &failed) : NULL;
+	vm->unsure = !vm->domain;
+	if (vm->domain)
+		return 0;
+	_cleanup_close_ int fd = process_open(qemu, qemu_start);
+	if (failed->code != ERR_NOT_FOUND && fd >= 0) {
+		log_warn(vm->facts.id, "taken up without libvirt: %s", failed->text);
+		return 0;
+	}
+	return error_move(err, steal_ptr(failed));
+}
+
 static int take_up(struct vm *vm, const struct vm_note *note, struct error **err)
 {
 	cid_hold(vm->host->cids, note->cid);
 	vm->vsock = vsock_device_adopt(note->vsock_kind, vm->dir, note->cid,
 		process_open(note->device, note->device_start));
-	vm->domain = virt_find(vm->host->virt, note->uuid, vm->host->owner, err);
-	if (!vm->domain)
+	if (find_domain(vm, note->qemu, note->qemu_start, err) < 0)
 		return -1;
 	FAILPOINT("adopt.domain");
 	int listen_fd = listen_console(vm, err);
@@ -91,11 +111,8 @@ static int take_up(struct vm *vm, const struct vm_note *note, struct error **err
 struct vm *vm_adopt(struct host *host, const struct vm_order *order, const struct vm_note *note,
 	struct error **err)
 {
-	struct virt *virt = host_virt(host, order->cancel_fd, err);
-
-	if (!virt)
-		return NULL;
 	struct vm *vm = vm_from_note(host, order, note);
+
 	if (order->on_progress)
 		order->on_progress(order->arg, &vm->facts, STAGES, now_real_usec());
 	FAILPOINT("adopt.begin");

@@ -1,5 +1,6 @@
-/* The end of a VM, in the reverse order of its making (vm.c). libvirt may have gone meanwhile: then
- * QEMU is ended without it, and what libvirt may still believe is put right when it is back. */
+/* The end of a VM, in the reverse order of its making (vm.c). libvirt may have gone meanwhile, or
+ * not answer: then QEMU is ended without it, and what libvirt may still believe, or do late, is put
+ * right when it is back. */
 #include <string.h>
 
 #include "common/failpoint.h"
@@ -11,6 +12,8 @@
 
 #define QEMU_END_MS 10000
 #define KILL_END_MS 5000
+/* Three seconds of it before QEMU is killed. */
+#define DESTROY_MS 8000
 
 /* Nothing in it is worth saving. */
 static void kill_qemu(const struct vm *vm)
@@ -26,20 +29,12 @@ static void kill_qemu(const struct vm *vm)
 		process_kill_vm(vms, vm->facts.id);
 }
 
-/* A connection that was lost fails one call; the next try has a new one, or there is none. */
-static int destroy_domain(const struct vm *vm, struct error **err)
+static void kill_slow(void *arg)
 {
-	struct virt *virt = vm->host->virt;
+	const struct vm *vm = arg;
 
-	if (virt_destroy(vm->domain, err) == 0)
-		return 0;
-	if (virt_is_connected(virt))
-		return -1;
+	log_info(vm->facts.id, "libvirt is slow to end QEMU: it is killed");
 	kill_qemu(vm);
-	error_free(steal_ptr(*err));
-	if (!host_virt_now(vm->host, err))
-		return -1;
-	return virt_destroy(vm->domain, err);
 }
 
 static void end_domain(struct vm *vm)
@@ -49,11 +44,12 @@ static void end_domain(struct vm *vm)
 
 	/* libvirt sends SIGTERM and then looks five times a second whether the pid is gone. Where
 	 * QEMU is our descendant we are faster. */
-	if (virt_is_embedded(virt) || !virt_is_connected(virt))
+	if (!vm->domain || virt_is_embedded(virt) || !virt_is_connected(virt))
 		kill_qemu(vm);
-	if (vm->domain && destroy_domain(vm, &err) < 0) {
+	if (vm->domain && virt_destroy(vm->domain, DESTROY_MS, kill_slow, vm, &err) < 0) {
 		log_warn(vm->facts.id, "%s", err->text);
-		vm->unsure = !virt_is_connected(virt);
+		vm->unsure = true;
+		kill_qemu(vm);
 	}
 	if (vm->watch && vm_watch_wait_end(vm->watch, QEMU_END_MS) < 0)
 		log_error(vm->facts.id, "QEMU (pid %d) does not end", vm->facts.pid);
@@ -85,7 +81,7 @@ static void remove_dir(const struct vm *vm)
 
 	/* A directory says to whoever comes after us that there may be a domain. */
 	if (vm->unsure)
-		host_destroy_later(vm->host, vm->facts.uuid, vm->dir);
+		host_destroy_later(vm->host, vm->facts.id);
 	else if (vm->dir && remove_tree(vm->dir, &err) < 0)
 		log_warn(vm->facts.id, "%s", err->text);
 }

@@ -18,7 +18,7 @@ struct vm {
 	struct vm_watch *watch;
 	struct vsock_device *vsock;
 	struct virt_domain *domain;
-	bool unsure; /* libvirt went while it started the domain */
+	bool unsure; /* libvirt may have a domain of it beside, or without, what domain says */
 	char image_digest[96];
 	bool ended; /* vm_end() */
 };

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -20,6 +21,8 @@
 #include "orchestrator/spawn.h"
 
 #define VHOST_VSOCK "/dev/vhost-vsock"
+/* libvirt may find out first what QEMU can do: longer than virt_create() waits. */
+#define ACCEPT_TIMEOUT "5m"
 
 struct vsock_device {
 	enum vsock_kind kind;
@@ -103,6 +106,19 @@ static struct vsock_device *device_new(enum vsock_kind kind, const char *dir, ui
 	return device;
 }
 
+/* Said here, because of the device's own end QEMU would only say that nobody takes its call. */
+static int check_open_files(struct error **err)
+{
+	struct rlimit files;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_max > VSOCK_DEVICE_FILES)
+		return 0;
+	return error_set(err, ERR_UNSUPPORTED,
+		"only %llu open files are allowed, and it needs more than %d: raise the limit "
+		"(ulimit -Hn, or LimitNOFILE of the service)",
+		(unsigned long long)files.rlim_max, VSOCK_DEVICE_FILES);
+}
+
 static int start_process(
 	struct vsock_device *device, const char *dir, uid_t uid, gid_t gid, struct error **err)
 {
@@ -112,14 +128,14 @@ static int start_process(
 	_cleanup_close_ int vhost = listen_at(device->vhost_path, uid, gid, err);
 	_cleanup_close_ int uds = vhost < 0 ? -1 : listen_at(device->uds_path, uid, gid, err);
 
-	if (uds < 0)
+	if (uds < 0 || check_open_files(err) < 0)
 		return -1;
 	/* Started by root, it becomes the owner of the directory: QEMU's user. Nothing is made
 	 * there by path from here on. */
 	if (uid != (uid_t)-1 && lchown(dir, uid, gid) < 0)
 		return error_errno(err, errno, "%s", dir);
 	char *argv[] = {program, "--socket", device->vhost_path, "--uds", device->uds_path, "--cid",
-		cid, "--socket-fd", "3", "--uds-fd", "4", NULL};
+		cid, "--socket-fd", "3", "--uds-fd", "4", "--accept-timeout", ACCEPT_TIMEOUT, NULL};
 	struct spawn_fd fds[] = {{vhost, CHILD_VHOST_FD}, {uds, CHILD_UDS_FD}};
 	device->pid = spawn_process(argv, fds, ARRAY_SIZE(fds), err);
 	if (device->pid < 0) {

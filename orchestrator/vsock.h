@@ -10,6 +10,9 @@
 #include "common/error.h"
 #include "orchestrator/config.h"
 
+/* The userspace device of a VM may have more files open than this, or it does not start. */
+#define VSOCK_DEVICE_FILES 128
+
 enum vsock_kind { VSOCK_DEVICE_KERNEL, VSOCK_DEVICE_USER };
 
 /* Which device this host's VMs get. With `kernel` asked for and not possible: an error that says

@@ -473,7 +473,10 @@ static int check_utf8(const char *text, size_t size, struct yaml_problems *probl
 
 struct yaml_node *yaml_doc_read(const char *text, size_t size, struct yaml_problems *problems)
 {
-	struct reader r = {.text = text, .size = size, .problems = problems};
+	/* Editors of Windows put a byte order mark first; told the encoding, libyaml does not pass
+	 * over it. */
+	size_t mark = size >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+	struct reader r = {.text = text + mark, .size = size - mark, .problems = problems};
 
 	if (size > LIMIT_JOB_FILE) {
 		yaml_problem_add(problems, 1, 1, "larger than %llu bytes, the most for a file",
@@ -485,7 +488,7 @@ struct yaml_node *yaml_doc_read(const char *text, size_t size, struct yaml_probl
 	if (!yaml_parser_initialize(&r.parser))
 		abort();
 	yaml_parser_set_encoding(&r.parser, YAML_UTF8_ENCODING);
-	yaml_parser_set_input_string(&r.parser, (const unsigned char *)text, size);
+	yaml_parser_set_input_string(&r.parser, (const unsigned char *)r.text, r.size);
 	struct yaml_node *root = read_document(&r);
 	yaml_parser_delete(&r.parser);
 	return root;

@@ -2,6 +2,7 @@
  * the daemon: no job waits for it, and the daemon's VMs cannot come to have its interface. */
 #include <errno.h>
 #include <libgen.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -210,6 +211,13 @@ static int interrupted(int signals)
 								  : EXIT_CANCELLED;
 }
 
+static bool is_readable(int fd)
+{
+	struct pollfd pfd = {.fd = fd, .events = POLLIN};
+
+	return poll(&pfd, 1, 0) == 1;
+}
+
 static int run(const struct cli *cli, int argc, char **argv)
 {
 	_cleanup_error_ struct error *missing = NULL;
@@ -236,7 +244,8 @@ static int run(const struct cli *cli, int argc, char **argv)
 	rpc_init();
 	int r = measure(cli, signals, &result, &err);
 	rpc_quit();
-	if (r < 0 && err->code == ERR_CANCELLED) {
+	/* Ctrl-C reaches QEMU and the device too, and what fails first may be one of them. */
+	if (r < 0 && (err->code == ERR_CANCELLED || is_readable(signals))) {
 		code = interrupted(signals);
 		error_free(err);
 	} else if (r < 0 || write_csv(&result, cli_value(cli, "csv"), &err) < 0) {

@@ -51,9 +51,9 @@ const struct cli_command command_cancel = {
 	.name = "cancel",
 	.summary = "Cancel jobs, queued or running",
 	.synopsis = "ID...",
-	.about = "A running job's VM is destroyed; what the job wrote so far is kept. A job that "
-		 "has ended\n"
-		 "stays as it is.",
+	.about = "A running program gets SIGTERM, after its stop_grace_period SIGKILL, and its VM "
+		 "is\n"
+		 "destroyed; what it wrote so far is kept. A job that has ended stays as it is.",
 	.example = "orchestrator cancel 0nmv",
 	.run = run,
 };

@@ -169,17 +169,33 @@ static int call(struct cli *cli, struct globals *globals, const struct options *
 	return code;
 }
 
+/* Why stdout could not be written, if it was found out before the end. */
+static int stdout_errno;
+
+int cli_flush_stdout(void)
+{
+	bool failed = ferror(stdout);
+
+	/* Why printf() failed is not known any more; what it left in the buffer fails again. */
+	clearerr(stdout);
+	errno = 0;
+	if (fflush(stdout) == 0 && !failed && !stdout_errno)
+		return 0;
+	if (!stdout_errno)
+		stdout_errno = errno ? errno : EIO;
+	return -1;
+}
+
 /* A full disk behind stdout must not look like success. */
 static int finish_stdout(const struct cli *cli, int code)
 {
 	_cleanup_error_ struct error *err = NULL;
 
-	errno = 0;
-	if (!ferror(stdout) && fflush(stdout) == 0)
+	if (cli_flush_stdout() == 0)
 		return code;
-	if (errno == EPIPE)
+	if (stdout_errno == EPIPE)
 		return code ? code : 128 + 13;
-	error_errno(&err, errno ? errno : EIO, "writing the output");
+	error_errno(&err, stdout_errno, "writing the output");
 	return cli_fail(cli, steal_ptr(err));
 }
 

@@ -86,6 +86,10 @@ int cli_operands(
 /* A remark for a person, on stderr, unless -q. */
 void cli_note(const struct cli *cli, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* What was printed goes out now. -1: it cannot; the command's end says why, and here is the chance
+ * to say on stderr what nobody will read. */
+int cli_flush_stdout(void);
+
 /* The commands, each in its own file. */
 extern const struct cli_command command_bench;
 extern const struct cli_command command_cancel;

@@ -25,7 +25,7 @@ static void print_line(const struct output *output, const char *name, const stru
 		printf("%-4s  %-12s  %s\n", level, name, text);
 	if (finding->advice)
 		printf("%20s-> %s\n", "", finding->advice);
-	fflush(stdout); /* some checks take a moment */
+	cli_flush_stdout(); /* some checks take a moment */
 }
 
 static void add(

@@ -65,14 +65,14 @@ static void check_qemu(const struct config *config, struct finding *ret)
 static void connect_libvirt(const struct config *config, const char *root, struct finding *ret)
 {
 	_cleanup_error_ struct error *err = NULL;
-	struct virt *virt = virt_open(config->libvirt_uri, root, &err);
-
-	_cleanup_free_ char *emulator = virt ? virt_emulator(virt) : NULL;
+	struct virt *virt = virt_new(config->libvirt_uri, root);
+	bool connected = virt_connect(virt, &err) == 0;
+	_cleanup_free_ char *emulator = connected ? virt_emulator(virt) : NULL;
 
 	if (emulator)
 		finding_set(
 			ret, FINDING_OK, str_printf("%s, with %s", virt_uri(virt), emulator), NULL);
-	else if (virt)
+	else if (connected)
 		finding_set(ret, FINDING_FAIL,
 			str_printf("%s knows no QEMU for x86_64", virt_uri(virt)),
 			"apt-get install qemu-system-x86");
@@ -98,7 +98,7 @@ connect_libvirt_apart(const struct config *config, const char *root, int answer_
 	_exit(0);
 }
 
-static void read_answer(int fd, struct finding *ret)
+static void read_answer(const struct config *config, int fd, struct finding *ret)
 {
 	uint64_t deadline = now_mono_usec() + LIBVIRT_MS * UINT64_C(1000);
 	char answer[4096];
@@ -110,9 +110,12 @@ static void read_answer(int fd, struct finding *ret)
 		struct pollfd pfd = {.fd = fd, .events = POLLIN};
 
 		if (now >= deadline) {
+			struct virt *virt = virt_new(config->libvirt_uri, "/");
 			finding_set(ret, FINDING_FAIL,
-				str_printf("libvirt did not answer within %d s", LIBVIRT_MS / 1000),
-				NULL);
+				str_printf("%s: libvirt did not answer within %d s", virt_uri(virt),
+					LIBVIRT_MS / 1000),
+				virt_advice(virt));
+			virt_close(virt);
 			return;
 		}
 		if (poll(&pfd, 1, (int)((deadline - now + 999) / 1000)) <= 0)
@@ -148,7 +151,7 @@ static void check_libvirt(const struct config *config, struct finding *ret)
 		connect_libvirt_apart(config, root, fds[1]);
 	}
 	close(fds[1]);
-	read_answer(fds[0], ret);
+	read_answer(config, fds[0], ret);
 	close(fds[0]);
 	if (pid > 0) {
 		kill(pid, SIGKILL); /* if it hangs */
@@ -211,8 +214,7 @@ static void check_vsock(const struct config *config, struct finding *ret)
 	_cleanup_error_ struct error *err = NULL;
 	_cleanup_free_ char *prefix = install_prefix();
 	_cleanup_free_ char *device = str_printf("%s/libexec/orchestrator/vsock-device", prefix);
-	bool remote = !str_eq(config->libvirt_uri, "embed") &&
-		      !str_starts(config->libvirt_uri, "qemu:///embed");
+	bool remote = !config_embeds_libvirt(config);
 	enum vsock_kind kind;
 
 	if (vsock_choose(config->vsock, remote, &kind, &err) < 0)
@@ -260,8 +262,8 @@ static void check_disk(const struct config *config, struct finding *ret)
 	while (statvfs(dir, &fs) < 0 && (slash = strrchr(dir, '/')) && slash != dir)
 		*slash = 0;
 	if (statvfs(dir, &fs) < 0) {
-		finding_set(
-			ret, FINDING_FAIL, str_printf("%s: %s", dir, strerrordesc_np(errno)), NULL);
+		finding_set(ret, FINDING_FAIL, str_printf("%s: %s", dir, strerrordesc_np(errno)),
+			"set state_dir, or give --state-dir");
 		return;
 	}
 	uint64_t bytes = (uint64_t)fs.f_bavail * fs.f_frsize;

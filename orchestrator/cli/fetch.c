@@ -113,6 +113,12 @@ int fetch_results(const struct cli *cli, struct rpc_peer *peer, const char *id, 
 	/* What is invalid here came from the daemon or the job, not from whoever asked. */
 	if (r < 0 && err && *err && (*err)->code == ERR_INVALID)
 		(*err)->code = ERR_DATA_LOSS;
+	if (r < 0 && err && *err && (*err)->code == ERR_EXISTS) {
+		_cleanup_free_ char *said = xstrdup((*err)->text);
+
+		error_free(steal_ptr(*err));
+		error_set(err, ERR_EXISTS, "%s; --force writes over it", said);
+	}
 	if (r < 0)
 		return error_wrap(err, "fetching the results of job %s into %s", id, dir);
 	_cleanup_free_ char *size = format_size(totals.bytes);

@@ -22,8 +22,10 @@ static char *absolute(const char *path, struct error **err)
 {
 	char *real = path ? realpath(path, NULL) : NULL;
 
-	if (path && !real)
+	if (path && !real) {
 		error_errno(err, errno, "%s", path);
+		error_blame_caller(err);
+	}
 	return real;
 }
 

@@ -115,8 +115,10 @@ struct job_source *job_source_read(const char *path, struct error **err)
 
 	source->name = xstrdup(path);
 	source->text = read_once(path, &source->size, err);
-	if (!source->text)
+	if (!source->text) {
+		error_blame_caller(err);
 		return NULL;
+	}
 	find_documents(source);
 	return steal_ptr(source);
 }

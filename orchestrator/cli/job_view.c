@@ -50,8 +50,8 @@ const struct output_type job_fields = {
 			{.title = "Attempt", .key = "attempt"},
 			{.title = "Next attempt", .key = "not_before_usec", .kind = COLUMN_TIME},
 			{.title = "Retried from", .key = "retried_from"},
-			{.title = "Stdout", .key = "stdout.text"},
-			{.title = "Stderr", .key = "stderr.text"},
+			{.title = "Stdout", .key = "stdout"},
+			{.title = "Stderr", .key = "stderr"},
 			{.title = "CPU time", .key = "cpu_usec", .kind = COLUMN_DURATION},
 			{.title = "Memory used", .key = "max_rss_bytes", .kind = COLUMN_SIZE},
 			{.title = "Accelerator", .key = "wall.accelerator"},
@@ -194,11 +194,7 @@ static json_t *stream_view(bool has, uint64_t bytes, bool truncated)
 {
 	if (!has)
 		return json_null();
-	_cleanup_free_ char *size = format_size(bytes);
-	_cleanup_free_ char *text =
-		str_printf("%s%s", size, truncated ? ", cut off at limits.output" : "");
-	return json_pack("{s:I, s:b, s:s}", "bytes", (json_int_t)bytes, "truncated", (int)truncated,
-		"text", text);
+	return json_pack("{s:I, s:b}", "bytes", (json_int_t)bytes, "truncated", (int)truncated);
 }
 
 static json_t *wall_view(const Control__V1__Wall *wall)
@@ -382,12 +378,41 @@ static void list_below(
 	output_list(output, type, rows);
 }
 
+/* For people: a stream's size and whether it is all of it, in one text. */
+static void set_stream_text(json_t *job, const char *name)
+{
+	const json_t *stream = json_object_get(job, name);
+	uint64_t bytes = (uint64_t)json_integer_value(json_object_get(stream, "bytes"));
+	bool cut = json_is_true(json_object_get(stream, "truncated"));
+
+	if (!json_is_object(stream))
+		return;
+	_cleanup_free_ char *size = format_size(bytes);
+	_cleanup_free_ char *text = str_printf("%s%s%s", size, bytes < KIB ? " bytes" : "",
+		cut ? ", cut off at limits.output" : "");
+	set_string(job, name, text);
+}
+
+static void print_fields_of(
+	const struct output *output, const struct output_type *fields, const json_t *job)
+{
+	/* jansson's copy wants a pointer that is not const, and changes nothing. */
+	json_t *shown = json_copy((json_t *)(uintptr_t)job);
+
+	set_stream_text(shown, "stdout");
+	set_stream_text(shown, "stderr");
+	output_object(output, fields, shown);
+	json_decref(shown);
+}
+
 void job_view_print(
 	const struct output *output, const struct output_type *fields, const json_t *job)
 {
-	output_object(output, fields, job);
-	if (output->format != OUTPUT_TABLE)
+	if (output->format != OUTPUT_TABLE) {
+		output_object(output, fields, job);
 		return;
+	}
+	print_fields_of(output, fields, job);
 	list_below(output, &attempt_columns, json_object_get(job, "earlier_attempts"));
 	if (fields == &job_fields)
 		list_below(output, &input_columns, json_object_get(job, "inputs"));

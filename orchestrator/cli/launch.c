@@ -15,11 +15,14 @@ void launch_print_id(const struct cli *cli, const char *id)
 
 	if (cli->output == OUTPUT_TABLE || cli->output == OUTPUT_NAME) {
 		printf("%s\n", id);
-		return;
+	} else {
+		json_t *object = json_pack("{s:s}", "id", id);
+		output_value(&output, object);
+		json_decref(object);
 	}
-	json_t *object = json_pack("{s:s}", "id", id);
-	output_value(&output, object);
-	json_decref(object);
+	/* That stdout is broken is said at the end; the job is there all the same. */
+	if (cli_flush_stdout() < 0)
+		cli_note(cli, "job %s was submitted", id);
 }
 
 static int interrupted(const struct cli *cli)

@@ -208,6 +208,10 @@ static int run(const struct cli *cli, int argc, char **argv)
 
 	if (code)
 		return code;
+	for (size_t i = 0; options[i].name; i++)
+		if (cli_flag(cli, options[i].name) && !str_eq(argv[1], "jobs") &&
+			!str_eq(argv[1], "job"))
+			return cli_usage(cli, "--%s is for 'list jobs' only", options[i].name);
 	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
 		if (!str_eq(argv[1], kinds[i].one) && !str_eq(argv[1], kinds[i].many))
 			continue;

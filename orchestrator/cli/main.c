@@ -1,6 +1,10 @@
 /* orchestrator: the command line, and with `serve` the daemon. One line per command. */
 #include "orchestrator/cli/cli.h"
 
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 static const struct cli_command *const commands[] = {
 	&command_run,
 	&command_submit,
@@ -23,6 +27,21 @@ static const struct cli_command *const commands[] = {
 	&command_help,
 	NULL,
 };
+
+/* A standard stream that the caller closed must not become a socket of ours or a library's: what is
+ * printed would go there. It is taken by something that fails as a closed one does. Libraries open
+ * descriptors when they are loaded, so this comes before that, and before sanitizers are ready. */
+__attribute__((no_sanitize("address", "thread", "undefined"))) static void hold_standard_streams(
+	void)
+{
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		if (syscall(SYS_fcntl, fd, F_GETFD) < 0)
+			syscall(SYS_openat, AT_FDCWD, "/dev/null",
+				fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+}
+
+__attribute__((section(".preinit_array"), used)) static void (*const before_libraries)(
+	void) = hold_standard_streams;
 
 int main(int argc, char **argv)
 {

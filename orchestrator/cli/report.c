@@ -11,7 +11,7 @@ bool report_is_terminal(int fd)
 {
 	const char *term = getenv("TERM");
 
-	return isatty(fd) && !str_eq(term, "dumb");
+	return isatty(fd) && term && *term && !str_eq(term, "dumb");
 }
 
 bool report_may_colour(int fd)
@@ -95,8 +95,10 @@ int cli_usage(const struct cli *cli, const char *fmt, ...)
 	va_end(ap);
 	report_text(ERR_INVALID, cli, text);
 	if (cli->output != OUTPUT_JSON) {
-		_cleanup_free_ char *hint = str_printf("orchestrator help%s%s",
-			cli->command ? " " : "", cli->command ? cli->command->name : "");
+		const char *name = cli->command ? cli->command->name : "help";
+		bool known = !str_eq(name, "help");
+		_cleanup_free_ char *hint =
+			str_printf("orchestrator help%s%s", known ? " " : "", known ? name : "");
 		put("See '", hint, "'.");
 	}
 	return EXIT_USAGE;

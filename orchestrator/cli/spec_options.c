@@ -265,6 +265,21 @@ int spec_apply_options(const struct cli *cli, Job__V1__Spec *spec, struct error 
 	return each(cli, "output", spec, add_output, err);
 }
 
+/* "run ls" is a command that was meant to stand behind "--", not a file that went away. */
+static void hint_at_command(const struct cli *cli, const char *name, struct error **err)
+{
+	const char *dot = strrchr(name, '.');
+
+	if (!err || !*err || str_eq(name, "-") || access(name, F_OK) == 0 || errno != ENOENT ||
+		(dot && (str_eq(dot, ".yaml") || str_eq(dot, ".yml") || str_eq(dot, ".json"))))
+		return;
+	_cleanup_free_ char *said = xstrdup((*err)->text);
+	error_free(steal_ptr(*err));
+	error_set(err, ERR_INVALID,
+		"%s (if it is a command: that goes behind --, as in 'orchestrator %s -- %s')", said,
+		cli->command->name, name);
+}
+
 struct job_files *spec_from_command_line(
 	const struct cli *cli, int argc, char **argv, struct error **err)
 {
@@ -285,8 +300,10 @@ struct job_files *spec_from_command_line(
 	}
 	if (n_files) {
 		files = spec_from_file(argv[1], err);
-		if (!files)
+		if (!files) {
+			hint_at_command(cli, argv[1], err);
 			return NULL;
+		}
 	} else {
 		Job__V1__Spec *spec = xmalloc(sizeof(*spec));
 		job__v1__spec__init(spec);

@@ -74,7 +74,7 @@ static void show_settled(struct many *many)
 		if (entry->state == TAKEN && !many->rows)
 			printf("%s\n", entry->id);
 	}
-	fflush(stdout);
+	cli_flush_stdout();
 }
 
 /* Takes *why. */
@@ -385,6 +385,9 @@ int submit_many(const struct cli *cli, char **names, size_t n)
 	int code = r < 0 || interrupt_signal() ? broken_off(&many, steal_ptr(err)) : many.code;
 	if (many.rows)
 		print_rows(&many);
+	if (cli_flush_stdout() < 0)
+		cli_note(cli, "%zu jobs were submitted; 'orchestrator list jobs' has their ids",
+			many.n_taken);
 	many_clear(&many);
 	return code;
 }

@@ -55,8 +55,10 @@ int upload_check_inputs(const struct job_files *files, struct error **err)
 		_cleanup_close_ int fd =
 			openat(files->base_fd, src, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 
-		if (fd < 0 || fstat(fd, &st) < 0)
-			return error_errno(err, errno, "%s", place);
+		if (fd < 0 || fstat(fd, &st) < 0) {
+			error_errno(err, errno, "%s", place);
+			return error_blame_caller(err);
+		}
 		if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
 			return error_set(
 				err, ERR_INVALID, "%s: is neither a file nor a directory", place);

@@ -28,9 +28,12 @@
 #include "orchestrator/vsock-device/conn.h"
 #include "orchestrator/vsock-device/device.h"
 #include "orchestrator/vsock-device/sandbox.h"
+#include "orchestrator/vsock.h"
 
 #define DEFAULT_ACCEPT_TIMEOUT_MS 60000
-#define OTHER_FDS		  64 /* besides a connection's one: sockets, epoll, eventfds, memory */
+#define OTHER_FDS                                                                                  \
+	(VSOCK_DEVICE_FILES / 2) /* besides a connection's one: sockets, epoll, eventfds, memory   \
+				  */
 
 struct options {
 	const char *socket, *uds, *log;
@@ -253,7 +256,7 @@ static int serve(const struct options *o, struct endpoint_file *qemu, struct end
 		return -1;
 	rooted_path = str_printf("/%s", uds->name);
 	unsigned fds = sandbox_limit(CONNS_MAX + OTHER_FDS);
-	if (fds <= 2 * OTHER_FDS)
+	if (fds <= VSOCK_DEVICE_FILES)
 		return error_set(err, ERR_LIMIT, "only %u open files are allowed", fds);
 	struct device *device =
 		device_new(rooted ? rooted_path : o->uds, uds->fd, o->cid, fds - OTHER_FDS);

@@ -5,7 +5,8 @@
  *
  * Each has a caller and a callee of its own, since all that a process has of gRPC shares one epoll
  * set and the threads that wait for it. They take turns, some calls each, so that what else the
- * machine does meets all of them.
+ * machine does meets all of them. Those whose answer comes from another thread are compared with
+ * the bare core whose answer does, too.
  *
  * The core is called directly here, against the house's rule, because it is what is measured. */
 #include <grpc/byte_buffer.h>
@@ -13,6 +14,7 @@
 #include <grpc/grpc.h>
 #include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,7 +84,15 @@ static void run_batch(grpc_call *call, grpc_completion_queue *queue, const grpc_
 		_exit(0); /* the other end is gone */
 }
 
-static void core_serve_one(grpc_server *server, grpc_completion_queue *queue)
+struct core_later {
+	grpc_call *call;
+	const grpc_op *ops;
+	size_t n;
+};
+
+static void give(void *what);
+
+static void core_serve_one(grpc_server *server, grpc_completion_queue *queue, bool later)
 {
 	Worker__V1__AdditionReply reply = WORKER__V1__ADDITION_REPLY__INIT;
 	grpc_metadata_array metadata;
@@ -113,7 +123,15 @@ static void core_serve_one(grpc_server *server, grpc_completion_queue *queue)
 		{.op = GRPC_OP_RECV_CLOSE_ON_SERVER,
 			.data.recv_close_on_server.cancelled = &cancelled},
 	};
-	run_batch(call, queue, ops, ARRAY_SIZE(ops));
+	struct core_later given = {call, ops, ARRAY_SIZE(ops)};
+	if (later) {
+		give(&given);
+		ev = grpc_completion_queue_next(queue, gpr_inf_future(GPR_CLOCK_REALTIME), NULL);
+		if (ev.type != GRPC_OP_COMPLETE || !ev.success)
+			_exit(0);
+	} else {
+		run_batch(call, queue, ops, ARRAY_SIZE(ops));
+	}
 	grpc_byte_buffer_destroy(in);
 	grpc_byte_buffer_destroy(out);
 	grpc_call_unref(call);
@@ -121,7 +139,9 @@ static void core_serve_one(grpc_server *server, grpc_completion_queue *queue)
 	grpc_metadata_array_destroy(&metadata);
 }
 
-static _Noreturn void core_serve(int fd)
+static void *core_answer_later(void *arg);
+
+static _Noreturn void core_serve(int fd, bool later)
 {
 	grpc_init();
 	grpc_completion_queue *queue = grpc_completion_queue_create_for_next(NULL);
@@ -131,8 +151,11 @@ static _Noreturn void core_serve(int fd)
 	grpc_server_register_completion_queue(server, queue, NULL);
 	grpc_server_start(server);
 	grpc_server_add_channel_from_fd(server, fd, plain);
+	pthread_t thread;
+	if (later && pthread_create(&thread, NULL, core_answer_later, NULL) != 0)
+		die("thread");
 	for (;;)
-		core_serve_one(server, queue);
+		core_serve_one(server, queue, later);
 }
 
 static void core_call(grpc_channel *channel, grpc_completion_queue *queue, int64_t a, int64_t b)
@@ -208,6 +231,114 @@ static void layer_call(struct rpc_peer *peer, int64_t a, int64_t b)
 	rpc_message_free(reply);
 }
 
+/* Answers that another thread gives, as the daemon's store does. --------------------------------
+ */
+
+static struct {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	void *waits; /* one call at a time */
+} hand_over = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+static void give(void *what)
+{
+	pthread_mutex_lock(&hand_over.lock);
+	hand_over.waits = what;
+	pthread_cond_signal(&hand_over.changed);
+	pthread_mutex_unlock(&hand_over.lock);
+}
+
+static void *take(void)
+{
+	pthread_mutex_lock(&hand_over.lock);
+	while (!hand_over.waits)
+		pthread_cond_wait(&hand_over.changed, &hand_over.lock);
+	void *what = steal_ptr(hand_over.waits);
+	pthread_mutex_unlock(&hand_over.lock);
+	return what;
+}
+
+struct later {
+	struct rpc_call *call;
+	int64_t sum;
+};
+
+static void *answer_later(void *arg)
+{
+	for (;;) {
+		struct later *later = take();
+		Worker__V1__AdditionReply reply = WORKER__V1__ADDITION_REPLY__INIT;
+
+		reply.c = later->sum;
+		rpc_answer(later->call, &reply.base, NULL);
+		free(later);
+	}
+	return arg;
+}
+
+static int leave_addition(struct rpc_call *call, void *arg, struct error **err)
+{
+	struct later *later = xmalloc(sizeof(*later));
+	ProtobufCMessage *message = NULL;
+
+	(void)arg;
+	if (rpc_recv(call, TIMEOUT_MS, &message, err) != 1) {
+		free(later);
+		return -1;
+	}
+	const Worker__V1__AdditionRequest *request = (const Worker__V1__AdditionRequest *)message;
+	*later = (struct later){call, request->a + request->b};
+	rpc_message_free(message);
+	give(later);
+	return RPC_LATER;
+}
+
+/* The same by a thread of the pool, which waits: what the daemon's handlers did. */
+struct waited {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	bool done;
+};
+
+static void *wake_waiting(void *arg)
+{
+	for (;;) {
+		struct waited *waited = take();
+
+		pthread_mutex_lock(&waited->lock);
+		waited->done = true;
+		pthread_cond_signal(&waited->changed);
+		pthread_mutex_unlock(&waited->lock);
+	}
+	return arg;
+}
+
+static int wait_addition(struct rpc_call *call, void *arg, struct error **err)
+{
+	struct waited waited = {
+		.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+	give(&waited);
+	pthread_mutex_lock(&waited.lock);
+	while (!waited.done)
+		pthread_cond_wait(&waited.changed, &waited.lock);
+	pthread_mutex_unlock(&waited.lock);
+	return handle_addition(call, arg, err);
+}
+
+/* And by the bare core: the call's last batch is the other thread's. */
+static void *core_answer_later(void *arg)
+{
+	for (;;) {
+		struct core_later *later = take();
+
+		if (grpc_call_start_batch(later->call, later->ops, later->n, later->call, NULL) !=
+			GRPC_CALL_OK)
+			die("bare core: a batch was refused");
+	}
+	return arg;
+}
+
 /* The raw socket. -------------------------------------------------------------------------------
  */
 
@@ -234,26 +365,39 @@ static void raw_call(int fd)
  */
 
 /* LAYER is a command's call of a quick method. POOL: its handler runs on a thread of the pool.
- * BUSY: and the caller's process serves calls too, as the daemon does, so its own poller polls. */
-enum subject { RAW, CORE, LAYER, POOL, BUSY, SUBJECTS };
+ * BUSY: and the caller's process serves calls too, as the daemon does, so its own poller polls.
+ * The last three need another thread for their answer, as a submit needs the store's: CORE_LATER
+ * and LATER are answered by it, HELD's handler waits for it on a thread of the pool. */
+enum subject { RAW, CORE, LAYER, POOL, BUSY, CORE_LATER, LATER, HELD, SUBJECTS };
 static const char *const names[SUBJECTS] = {
 	"raw socket",
 	"bare gRPC core",
 	"common/rpc",
 	"  by the pool",
 	"  and the poller",
+	"bare core, later",
+	"common/rpc, later",
+	"  held by the pool",
 };
 
 static const struct rpc_service services[] = {{&worker_addition, handle_addition}};
+static const struct rpc_service held[] = {{&worker_addition, wait_addition}};
 
 static _Noreturn void layer_serve(enum subject subject, int fd)
 {
 	_cleanup_error_ struct error *err = NULL;
+	pthread_t thread;
 
 	rpc_init();
-	struct rpc_server *server = rpc_server_new(services, 1, NULL, &rpc_limits_guest, &err);
+	struct rpc_server *server =
+		rpc_server_new(subject == HELD ? held : services, 1, NULL, &rpc_limits_guest, &err);
 	if (server && subject == LAYER)
-		rpc_server_set_quick(server, &worker_addition);
+		rpc_server_set_quick(server, &worker_addition, NULL);
+	if (server && subject == LATER)
+		rpc_server_set_quick(server, &worker_addition, leave_addition);
+	if ((subject == LATER && pthread_create(&thread, NULL, answer_later, NULL) != 0) ||
+		(subject == HELD && pthread_create(&thread, NULL, wake_waiting, NULL) != 0))
+		die("thread");
 	if (!server || rpc_server_add(server, fd, NULL, NULL, &err) < 0)
 		die(err->text);
 	for (;;)
@@ -266,9 +410,10 @@ static _Noreturn void serve(enum subject subject, int fd)
 	case RAW:
 		raw_serve(fd);
 	case CORE:
+	case CORE_LATER:
 		if (fd_set_nonblock(fd, true) < 0)
 			die("socket");
-		core_serve(fd);
+		core_serve(fd, subject == CORE_LATER);
 	default:
 		layer_serve(subject, fd);
 	}
@@ -288,7 +433,7 @@ static void caller_init(struct caller *caller, enum subject subject, int fd)
 	_cleanup_error_ struct error *err = NULL;
 
 	*caller = (struct caller){.subject = subject, .fd = fd};
-	if (subject == CORE) {
+	if (subject == CORE || subject == CORE_LATER) {
 		grpc_channel_credentials *plain = grpc_insecure_credentials_create();
 		grpc_init();
 		if (fd_set_nonblock(fd, true) < 0)
@@ -313,6 +458,7 @@ static void call_once(struct caller *caller, int i)
 		raw_call(caller->fd);
 		break;
 	case CORE:
+	case CORE_LATER:
 		core_call(caller->channel, caller->queue, 5, i);
 		break;
 	default:
@@ -395,13 +541,14 @@ static int compare(const void *a, const void *b)
 
 static void print(uint32_t *times[SUBJECTS], int calls)
 {
-	printf("%-16s %10s %10s %10s %12s\n", "", "p50 us", "p90 us", "p99 us", "of bare core");
+	printf("%-18s %10s %10s %10s %12s\n", "", "p50 us", "p90 us", "p99 us", "of bare core");
 	for (int s = 0; s < SUBJECTS; s++)
 		qsort(times[s], (size_t)calls, sizeof(*times[s]), compare);
 	for (int s = 0; s < SUBJECTS; s++)
-		printf("%-16s %10u %10u %10u %11.2fx\n", names[s], times[s][calls / 2],
+		printf("%-18s %10u %10u %10u %11.2fx\n", names[s], times[s][calls / 2],
 			times[s][calls * 9 / 10], times[s][calls * 99 / 100],
-			(double)times[s][calls / 2] / times[CORE][calls / 2]);
+			(double)times[s][calls / 2] /
+				times[s < CORE_LATER ? CORE : CORE_LATER][calls / 2]);
 }
 
 int main(int argc, char **argv)

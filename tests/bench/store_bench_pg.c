@@ -61,6 +61,7 @@ static void insert_blocking(void *arg, size_t client)
 	const char *values[2] = {id, spec};
 
 	prepare(conn);
+	wait_for_start();
 	for (size_t i = 0; i < pg->each; i++) {
 		fill(id, spec, pg->round, client, i);
 		expect(conn, PQexecPrepared(conn, "insert", 2, values, NULL, NULL, 0));
@@ -75,6 +76,7 @@ static void claim_blocking(void *arg, size_t client)
 
 	(void)client;
 	prepare(conn);
+	wait_for_start();
 	for (size_t i = 0; i < pg->each; i++)
 		expect(conn, PQexecPrepared(conn, "claim", 0, NULL, NULL, NULL, 0));
 	PQfinish(conn);
@@ -89,7 +91,8 @@ static void take_one(PGconn *conn)
 	expect(conn, PQgetResult(conn));
 }
 
-/* One client that does not wait for each: every insert its own transaction, 64 on their way. */
+/* One client that does not wait for each: every insert its own transaction, WINDOW on their way.
+ */
 static void insert_pipelined(void *arg, size_t client)
 {
 	const struct pg *pg = arg;
@@ -100,14 +103,15 @@ static void insert_pipelined(void *arg, size_t client)
 	prepare(conn);
 	if (!PQenterPipelineMode(conn))
 		die("postgresql", PQerrorMessage(conn));
-	for (size_t i = 0; i < pg->each + 64; i++) {
+	wait_for_start();
+	for (size_t i = 0; i < pg->each + WINDOW; i++) {
 		if (i < pg->each) {
 			fill(id, spec, pg->round, client, i);
 			if (!PQsendQueryPrepared(conn, "insert", 2, values, NULL, NULL, 0) ||
 				!PQpipelineSync(conn))
 				die("postgresql", PQerrorMessage(conn));
 		}
-		if (i >= 64)
+		if (i >= WINDOW)
 			take_one(conn);
 	}
 	PQfinish(conn);

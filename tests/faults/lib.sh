@@ -141,7 +141,7 @@ nothing_left() {
 # What the embedded driver writes of each domain: status, pid, three directories, QEMU's log.
 LIBVIRT_FILES=6
 libvirt_files() {
-	find "$ORCHESTRATOR_STATE_DIR/libvirt" -name '*orchestrator-vm-*' -prune 2>/dev/null | wc -l
+	find "$ORCHESTRATOR_STATE_DIR/libvirt" -name '*vm-*' -prune 2>/dev/null | wc -l
 }
 
 expect_nothing_left() {

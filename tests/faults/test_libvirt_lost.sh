@@ -5,6 +5,8 @@
 need_image "$IMAGE"
 . "$(dirname "${BASH_SOURCE[0]}")/../integration/session.sh"
 
+# A libvirtd that is started again looks for its QEMU, and asks QEMU what it can do, first: that may take
+# minutes, as docs/libvirt.md says.
 # One job at a time, so that others wait.
 export ORCHESTRATOR_MAX_VMS=1
 
@@ -17,7 +19,7 @@ under_a_running_job() {
 	expect_equal "the VM without libvirtd" yes "$([[ -e /proc/$vm/cmdline ]] && echo yes)"
 	expect_exit 0 orc list vms -o name
 	expect_whole "$id"
-	wait_until 120 nothing_left
+	wait_until 240 nothing_left
 }
 
 # $1: after how many seconds.
@@ -28,7 +30,7 @@ while_a_vm_is_started() {
 	sleep "$1"
 	kill_libvirtd
 	expect_whole "$id"
-	wait_until 120 nothing_left
+	wait_until 240 nothing_left
 }
 
 our_domains_none() {
@@ -44,7 +46,7 @@ while_a_job_begins() {
 	sleep 4
 	rm "$T/no-libvirtd"
 	expect_whole "$id"
-	wait_until 120 nothing_left
+	wait_until 240 nothing_left
 }
 
 # Away for longer: who is in turn fails and says why, who waits behind it runs when it is back. The
@@ -66,7 +68,7 @@ for_long() {
 	expect_match 'qemu:///session: .*libvirt' <(field "$first" .error)
 	rm "$T/no-libvirtd"
 	expect_whole "$second"
-	wait_until 120 nothing_left
+	wait_until 240 nothing_left
 }
 
 orc list jobs >/dev/null

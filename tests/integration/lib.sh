@@ -76,6 +76,13 @@ need_image() {
 	[[ -f $IMAGES/$1/manifest.json ]] || fail "there is no image '$1' in $IMAGES: make image"
 }
 
+# The distribution's kernel has no virtio-net in the guest.
+need_bench_image() {
+	need_image "$1"
+	[[ $(jq -r .kernel.kind "$IMAGES/$1/manifest.json") != stock ]] ||
+		not_verified "image $1 has the distribution's kernel: make kernel image"
+}
+
 need_root() {
 	[[ $(id -u) == 0 ]] || not_verified "needs root: $*"
 }

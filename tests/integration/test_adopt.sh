@@ -76,7 +76,7 @@ processes_left() {
 nothing_left() {
 	[[ -z $(processes_left) && -z $(ls "$ORCHESTRATOR_RUNTIME_DIR/vm") ]] &&
 		! compgen -G "$ORCHESTRATOR_STATE_DIR/jobs/*/vm.json" &&
-		[[ -z $(find "$ORCHESTRATOR_STATE_DIR/libvirt" -name '*orchestrator-vm-*' 2>/dev/null) ]]
+		[[ -z $(find "$ORCHESTRATOR_STATE_DIR/libvirt" -name '*vm-*' 2>/dev/null) ]]
 }
 
 # Jobs that come many in one call, which has no keys: those that were acknowledged are there, and all

@@ -12,7 +12,7 @@ inputs:
   - {src: data/absent.txt, dest: /work/absent}
 YAML
 echo there >present
-expect_exit 125 orc submit job.yaml
+expect_exit 2 orc submit job.yaml
 expect_match 'job.yaml: inputs\[1\]: data/absent.txt.*: No such file or directory' "$T/err"
 expect_equal stdout "" "$(cat "$T/out")"
 
@@ -39,7 +39,7 @@ if [[ $(id -u) == 0 ]]; then
 	"${ORC_AS[@]}" test -x "$ORC" || not_verified "another user cannot reach $ORC"
 	"${ORC_AS[@]}" test -r "$IMAGES/$IMAGE/manifest.json" || not_verified "nor the images"
 fi
-expect_exit 125 orc submit --image "$IMAGE" --input "$PWD/below/closed:/work/closed" -- true
+expect_exit 2 orc submit --image "$IMAGE" --input "$PWD/below/closed:/work/closed" -- true
 expect_match 'below/closed.*: Permission denied' "$T/err"
 expect_exit 125 orc submit --image "$IMAGE" --input "$PWD/below:/work/below" -- true
 expect_match 'closed: Permission denied' "$T/err"

@@ -30,5 +30,15 @@ printf 'image: &a debian\nrun: *a\n' >alias.yaml
 expect_exit 2 orc validate alias.yaml
 head -c 70000 /dev/zero | tr '\0' '#' >long.yaml
 expect_exit 2 orc validate long.yaml
-expect_exit 125 orc submit no-such-file.yaml
+expect_exit 2 orc submit no-such-file.yaml
+expect_exit 2 orc run "$PWD"
+expect_match 'Is a directory' "$T/err"
+expect_exit 2 orc run ls
+expect_match "goes behind --, as in 'orchestrator run -- ls'" "$T/err"
+expect_exit 2 orc run no-such-file.yaml
 expect_match 'no-such-file.yaml' "$T/err"
+# No stdin at all: not what a library has opened in its place.
+code=0
+"$ORC" run - <&- 2>"$T/err" || code=$?
+expect_equal "exit code without stdin" 2 "$code"
+expect_match 'stdin: Bad file descriptor' "$T/err"

@@ -15,6 +15,7 @@ expect_exit 2 orc bench something
 expect_exit 125 orc bench --quick --image nosuchimage
 expect_match 'nosuchimage' "$T/err"
 nothing_left
+need_bench_image "$IMAGE"
 if [[ ! -e /dev/vhost-vsock ]]; then
 	expect_exit 125 env ORCHESTRATOR_VSOCK=kernel "$ORC" bench --quick --image "$IMAGE"
 	expect_match 'modprobe vhost_vsock' "$T/err"

@@ -2,7 +2,7 @@
 # `orchestrator bench` without the libvirtd that the configuration names.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-need_image "$IMAGE"
+need_bench_image "$IMAGE"
 [[ ! -e /run/libvirt/virtqemud-sock && ! -e /run/libvirt/libvirt-sock ]] ||
 	not_verified "there is a system libvirt here"
 

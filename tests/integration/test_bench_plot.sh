@@ -2,7 +2,7 @@
 # The benchmark's picture, both kinds; what stood in the file before is replaced.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-need_image "$IMAGE"
+need_bench_image "$IMAGE"
 command -v gnuplot >/dev/null || not_verified "no gnuplot"
 
 echo old >bench.svg

@@ -3,7 +3,7 @@
 # `run`. The device is a node in a /dev of this test's own.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-need_image "$IMAGE"
+need_bench_image "$IMAGE"
 [[ $(id -u) == 0 ]] || not_verified "needs root, to make a device"
 command -v setpriv unshare >/dev/null || not_verified "needs setpriv and unshare"
 mkdir "$T/user" "$T/upper" "$T/workdir"

@@ -2,6 +2,8 @@
 # `orchestrator bench` when what it measures goes away under it: one clear error, and nothing left.
 . "$(dirname "${BASH_SOURCE[0]}")/bench.sh"
 
+need_bench_image "$IMAGE"
+
 # Is it measuring? Then it has its connections to the guest, besides those to libvirt's QEMU.
 measuring() {
 	(($(find "/proc/$1/fd" -lname 'socket:*' | wc -l) >= 8))

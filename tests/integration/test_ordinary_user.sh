@@ -15,10 +15,17 @@ if [[ $(id -u) == 0 ]]; then
 	"${ORC_AS[@]}" test -r "$IMAGES/$IMAGE/manifest.json" ||
 		not_verified "another user cannot read $IMAGES"
 	chown -R 12345:12345 "$T/user"
+else
+	mkdir "$T/user"
+	export ORCHESTRATOR_STATE_DIR=$T/user/state ORCHESTRATOR_RUNTIME_DIR=$T/user/run
 fi
+# Nor need there be a home.
+export HOME=/nonexistent XDG_RUNTIME_DIR=/nonexistent
+# Where mke2fs is, an ordinary user does not look.
+PATH=$(tr : '\n' <<<"$PATH" | grep -v sbin | paste -sd :)
 echo input >given
 chmod 755 .
-expect_exit 4 orc run --image "$IMAGE" --input "$PWD/given:/work/given" --output /tmp/made -- \
+expect_exit 4 orc run --image "$IMAGE" --disk 64M --input "$PWD/given:/work/given" --output /tmp/made -- \
 	sh -c 'cat /work/given; echo made >/tmp/made; exit 4'
 expect_equal stdout input "$(cat "$T/out")"
 expect_equal artifact made "$(cat "$(job_dir "$(last_job)")/artifacts/made")"

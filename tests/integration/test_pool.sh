@@ -50,8 +50,8 @@ cat >job.yaml <<-YAML
 YAML
 id=$(orc submit job.yaml)
 wait_until 60 state_is "$id" running
-# virsh users see whose the domain is.
-status=$ORCHESTRATOR_STATE_DIR/libvirt/run/qemu/orchestrator-$first.xml
+# libvirt knows whose the domain is.
+status=$ORCHESTRATOR_STATE_DIR/libvirt/run/qemu/$first.xml
 [[ ! -e $status ]] || wait_until 10 grep -q "job=['\"]${id}['\"]" "$status"
 expect_exit 3 orc wait --timeout 90s "$id"
 expect_equal "the VM" "$first" "$(field "$id" .vm)"

@@ -4,9 +4,9 @@
 
 need_image "$IMAGE"
 
-expect_exit 124 orc run --image "$IMAGE" --timeout 2s -- sh -c 'echo partial; sleep 300'
+expect_exit 124 orc run --image "$IMAGE" --timeout 8s -- sh -c 'echo partial; sleep 300'
 expect_equal stdout partial "$(cat "$T/out")"
-expect_match 'timeout of 2' "$T/err"
+expect_match 'timeout of 8' "$T/err"
 id=$(last_job)
 expect_equal outcome timeout "$(field "$id" .outcome)"
 expect_equal kept partial "$(cat "$(job_dir "$id")/stdout")"
@@ -18,7 +18,7 @@ run: |
   trap 'echo no' TERM
   echo begun
   while :; do sleep 1; done
-timeout: 2s
+timeout: 8s
 stop_grace_period: 1s
 YAML
 expect_exit 124 orc run job.yaml

@@ -56,6 +56,9 @@ static int run_teardown(void **state)
 	return chdir("/") < 0 ? -1 : remove_tree(run_dir, NULL);
 }
 
+/* Where stdout goes instead of being read. */
+static const char *run_stdout;
+
 /* args: words after "orchestrator", NULL at the end. */
 static struct ran run_begin(const char *const *args)
 {
@@ -71,7 +74,7 @@ static struct ran run_begin(const char *const *args)
 	if (ran.pid == 0) {
 		int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
 		dup2(null, STDIN_FILENO);
-		dup2(out[1], STDOUT_FILENO);
+		dup2(run_stdout ? open(run_stdout, O_WRONLY | O_CLOEXEC) : out[1], STDOUT_FILENO);
 		dup2(err[1], STDERR_FILENO);
 		execv("/proc/self/exe", (char *const *)(uintptr_t)argv);
 		_exit(99);

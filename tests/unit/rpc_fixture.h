@@ -234,8 +234,8 @@ static inline int handle_put(struct rpc_call *call, void *arg, struct error **er
 				events_wait_ms(&f->ev, &f->ev.open, 1, 5);
 		bool refused = str_eq(q->user, "refused");
 		reply.files++;
-		if (q->record)
-			reply.bytes += q->record->chunk.len;
+		for (size_t i = 0; i < q->n_records; i++)
+			reply.bytes += q->records[i]->chunk.len;
 		rpc_message_free(message);
 		events_add(&f->ev, &f->ev.messages, 1);
 		if (refused) {
@@ -248,7 +248,7 @@ static inline int handle_put(struct rpc_call *call, void *arg, struct error **er
 	return leave_stream(f, r, err);
 }
 
-/* max_files records of max_bytes each, numbered in their first bytes. */
+/* max_files messages with a record of max_bytes each, numbered in their first bytes. */
 static inline int handle_get(struct rpc_call *call, void *arg, struct error **err)
 {
 	struct fixture *f = arg;
@@ -258,13 +258,16 @@ static inline int handle_get(struct rpc_call *call, void *arg, struct error **er
 	events_add(&f->ev, &f->ev.entered, 1);
 	if (r == 1) {
 		Worker__V1__GetRequest *q = (Worker__V1__GetRequest *)(void *)message;
-		Job__V1__FileRecord record = JOB__V1__FILE_RECORD__INIT;
+		Worker__V1__GetReply reply = WORKER__V1__GET_REPLY__INIT;
+		Job__V1__FileRecord record = JOB__V1__FILE_RECORD__INIT, *records[] = {&record};
+		reply.records = records;
+		reply.n_records = 1;
 		_cleanup_free_ uint8_t *data = xcalloc(1, q->max_bytes + sizeof(uint32_t));
 		record.part_case = JOB__V1__FILE_RECORD__PART_CHUNK;
 		record.chunk = (ProtobufCBinaryData){q->max_bytes, data};
 		for (uint32_t i = 0; i < q->max_files && r >= 0; i++) {
 			memcpy(data, &i, sizeof(i));
-			r = rpc_send(call, &record.base, err);
+			r = rpc_send(call, &reply.base, err);
 			if (r == 0)
 				events_add(&f->ev, &f->ev.messages, 1);
 		}
@@ -382,12 +385,13 @@ static inline int send_chunk(
 	struct rpc_call *call, const char *user, size_t size, struct error **err)
 {
 	Worker__V1__PutRequest q = WORKER__V1__PUT_REQUEST__INIT;
-	Job__V1__FileRecord record = JOB__V1__FILE_RECORD__INIT;
+	Job__V1__FileRecord record = JOB__V1__FILE_RECORD__INIT, *records[] = {&record};
 	_cleanup_free_ uint8_t *data = xcalloc(1, size);
 
 	record.part_case = JOB__V1__FILE_RECORD__PART_CHUNK;
 	record.chunk = (ProtobufCBinaryData){size, data};
-	q.record = &record;
+	q.records = records;
+	q.n_records = 1;
 	q.user = (char *)(uintptr_t)user;
 	return rpc_send(call, &q.base, err);
 }

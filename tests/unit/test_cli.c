@@ -286,6 +286,12 @@ static void wrong_usage_is_explained(void **state)
 		{{"submit", "--output-dir", "d", "--", "ls"}, "--output-dir needs --follow"},
 		{{"list", "jobs", "--state", "done"}, "--state 'done': the states are"},
 		{{"wait", "-t", "soon", "x"}, "--timeout 'soon': not a duration"},
+		{{"list", "vms", "--state", "queued"}, "--state is for 'list jobs' only"},
+		{{"run", "ls"}, "goes behind --, as in 'orchestrator run -- ls'"},
+		{{"run", "lost.yaml"}, "lost.yaml: No such file or directory\n"},
+		{{"submit", "."}, ".: Is a directory"},
+		{{"--config", "lost.yaml", "config"}, "lost.yaml: No such file or directory"},
+		{{"help", "xyz"}, "See 'orchestrator help'."},
 	};
 
 	(void)state;

@@ -181,8 +181,8 @@ static void nothing_is_submitted_without_its_inputs(void **state)
 	run_put("job.yaml", "image: debian\ncommand: [ls]\ninputs:\n"
 			    "- {src: job.yaml, dest: /a}\n- {src: data/x.csv, dest: /x}\n");
 	_cleanup_ran_ struct ran missing = run_cli("submit", "job.yaml");
-	assert_ran(missing, 125, "job.yaml: inputs[1]: data/x.csv (");
-	assert_ran(missing, 125, "No such file or directory");
+	assert_ran(missing, EXIT_USAGE, "job.yaml: inputs[1]: data/x.csv (");
+	assert_ran(missing, EXIT_USAGE, "No such file or directory");
 	assert_int_equal(access("state", F_OK), -1); /* not even a daemon */
 
 	assert_int_equal(mkfifo("fifo", 0600), 0);
@@ -198,18 +198,6 @@ static void nothing_is_submitted_without_its_inputs(void **state)
 	assert_null(submitted());
 }
 
-static void a_refusal_is_shown_as_it_is(void **state)
-{
-	(void)state;
-	_cleanup_ran_ struct ran ran = run_cli("run", "--image", "nowhere", "--", "ls");
-	assert_ran(ran, 125, "orchestrator: no image 'nowhere'");
-	_cleanup_ran_ struct ran none = run_cli("status", "nosuch");
-	assert_ran(none, 125, "orchestrator: no job 'nosuch'");
-	run_put("bad.yaml", "imaeg: debian\ntimeout: soon\n");
-	_cleanup_ran_ struct ran bad = run_cli("submit", "bad.yaml");
-	assert_ran(bad, EXIT_USAGE, "bad.yaml:1:");
-}
-
 static void put_many_jobs(void)
 {
 	run_put("a.yaml", "name: a1\nimage: debian\ncommand: [ls]\n");
@@ -222,6 +210,34 @@ static void put_many_jobs(void)
 			  "inputs: [{src: a.yaml, dest: /a}]\n");
 	run_put("hang.yaml", "name: hang\nimage: debian\ncommand: [ls]\n");
 	run_put("crash.yaml", "name: crash\nimage: debian\ncommand: [ls]\n");
+}
+
+/* Who submits into a full disk still learns the id. */
+static void the_id_is_told_where_stdout_is_broken(void **state)
+{
+	(void)state;
+	put_many_jobs();
+	run_stdout = "/dev/full";
+	_cleanup_ran_ struct ran one = run_cli("submit", "--", "ls");
+	_cleanup_ran_ struct ran many = run_cli("submit", "a.yaml", "b.yaml");
+	_cleanup_ran_ struct ran json = run_cli("submit", "-o", "json", "--", "ls");
+	run_stdout = NULL;
+	assert_ran(one, 125, "job good was submitted");
+	assert_ran(one, 125, "writing the output: No space left on device");
+	assert_ran(many, 125, "jobs were submitted; 'orchestrator list jobs' has their ids");
+	assert_ran(json, 125, "job good was submitted");
+}
+
+static void a_refusal_is_shown_as_it_is(void **state)
+{
+	(void)state;
+	_cleanup_ran_ struct ran ran = run_cli("run", "--image", "nowhere", "--", "ls");
+	assert_ran(ran, 125, "orchestrator: no image 'nowhere'");
+	_cleanup_ran_ struct ran none = run_cli("status", "nosuch");
+	assert_ran(none, 125, "orchestrator: no job 'nosuch'");
+	run_put("bad.yaml", "imaeg: debian\ntimeout: soon\n");
+	_cleanup_ran_ struct ran bad = run_cli("submit", "bad.yaml");
+	assert_ran(bad, EXIT_USAGE, "bad.yaml:1:");
 }
 
 static void many_jobs_are_taken_or_refused_one_by_one(void **state)
@@ -507,6 +523,7 @@ int main(int argc, char **argv)
 		TEST(another_state_directory_is_not_ours),
 		TEST(a_job_goes_through_with_its_inputs),
 		TEST(nothing_is_submitted_without_its_inputs),
+		TEST(the_id_is_told_where_stdout_is_broken),
 		TEST(a_refusal_is_shown_as_it_is),
 		TEST(many_jobs_are_taken_or_refused_one_by_one),
 		TEST(very_many_jobs_keep_their_order),

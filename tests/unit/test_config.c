@@ -133,6 +133,28 @@ static void defaults_of_root_and_of_a_user(void **state)
 	assert_string_equal(r->image_dir, "/s/images");
 }
 
+static void sockets_fit_below_the_state_directory(void **state)
+{
+	char dir[] = "/23456789_123456789_123456789_123456789_1234567890x";
+
+	(void)state;
+	setenv("XDG_RUNTIME_DIR", "/tmp", 1);
+	setenv("ORCHESTRATOR_RUNTIME_DIR", "/r", 1);
+	setenv("ORCHESTRATOR_STATE_DIR", dir, 1);
+	must_refuse(&user,
+		"state_dir: /23456789_123456789_123456789_123456789_1234567890x is 51 bytes long, "
+		"and the names of libvirt's sockets below it must fit into 108: the most is 50; "
+		"set "
+		"state_dir to a shorter path");
+	/* A libvirtd has its own directories. */
+	setenv("ORCHESTRATOR_LIBVIRT_URI", "qemu:///session", 1);
+	config_free(must_load(&user));
+	unsetenv("ORCHESTRATOR_LIBVIRT_URI");
+	dir[50] = 0;
+	setenv("ORCHESTRATOR_STATE_DIR", dir, 1);
+	config_free(must_load(&user));
+}
+
 static void the_later_source_wins(void **state)
 {
 	struct fixture *f = *state;
@@ -514,6 +536,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(defaults_of_root_and_of_a_user),
+		TEST(sockets_fit_below_the_state_directory),
 		TEST(the_later_source_wins),
 		TEST(what_is_described_reads_back_the_same),
 		TEST(pools_are_read_and_shown),

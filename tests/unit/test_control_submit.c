@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <dirent.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sodium.h>
@@ -409,9 +410,95 @@ static void an_id_that_is_none_is_refused_by_all(void **state)
 	assert_int_equal(count_jobs(f), 2);
 }
 
+#define HALVES 100
+
+static size_t count_threads(const struct fixture *f)
+{
+	_cleanup_free_ char *path = str_printf("/proc/%d/task", (int)f->daemon);
+	DIR *dir = opendir(path);
+	size_t n = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n;
+}
+
+/* The spec of a job without inputs, and not yet the end of the call. */
+static struct rpc_call *submit_half(struct fixture *f)
+{
+	Control__V1__SubmitRequest request = CONTROL__V1__SUBMIT_REQUEST__INIT;
+	Job__V1__Spec spec = JOB__V1__SPEC__INIT;
+	char image[] = "fake", word[] = "fake", *argv[] = {word};
+	struct rpc_call *call = rpc_open(f->peer, &control_submit, DEADLINE_MS, NULL);
+
+	spec.image = image;
+	spec.n_argv = 1;
+	spec.argv = argv;
+	request.spec = &spec;
+	assert_int_equal(rpc_send(call, &request.base, NULL), 0);
+	return call;
+}
+
+static void jobs_without_inputs_hold_no_threads(void **state)
+{
+	struct fixture *f = *state;
+	struct rpc_call *calls[HALVES];
+	char id[32];
+
+	/* The image is known from then on. */
+	fixture_submit_ok(f, id, "exit:0", NULL);
+	fixture_expect(f, id, JOB__V1__OUTCOME__SUCCEEDED);
+	size_t threads = count_threads(f);
+	for (size_t i = 0; i < HALVES; i++)
+		calls[i] = submit_half(f);
+	/* One that comes behind them. */
+	fixture_submit_ok(f, id, "exit:0", NULL);
+	fixture_expect(f, id, JOB__V1__OUTCOME__SUCCEEDED);
+	/* Attempts have theirs, and a call of the last lines may. */
+	assert_in_range(count_threads(f), 1, threads + 8);
+	assert_int_equal(count_jobs(f), 2);
+	for (size_t i = 0; i < HALVES; i++) {
+		ProtobufCMessage *reply = NULL;
+		struct error *err = NULL;
+
+		if (i % 2 == 0) {
+			assert_int_equal(rpc_close_send(calls[i], NULL), 0);
+			if (rpc_recv(calls[i], DEADLINE_MS, &reply, &err) != 1)
+				fail_msg("%s", err ? err->text : "no reply");
+			rpc_message_free(reply);
+		} /* else the caller goes away, and there is no such job */
+		rpc_close(calls[i]);
+	}
+	assert_int_equal(count_jobs(f), 2 + HALVES / 2);
+}
+
+static void no_file_comes_behind_a_job_without_inputs(void **state)
+{
+	struct fixture *f = *state;
+	Control__V1__SubmitRequest request = CONTROL__V1__SUBMIT_REQUEST__INIT;
+	Job__V1__FileRecord record = JOB__V1__FILE_RECORD__INIT;
+	char id[32];
+
+	fixture_submit_ok(f, id, "exit:0", NULL);
+	struct rpc_call *call = submit_half(f);
+	_cleanup_error_ struct error *err = NULL;
+	ProtobufCMessage *reply = NULL;
+	request.record = &record;
+	rpc_send(call, &request.base, NULL);
+	assert_int_equal(rpc_recv(call, DEADLINE_MS, &reply, &err), -1);
+	assert_int_equal(err->code, ERR_INVALID);
+	assert_non_null(strstr(err->text, "the job has no inputs"));
+	rpc_close(call);
+	assert_int_equal(count_jobs(f), 1);
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
+		TEST(jobs_without_inputs_hold_no_threads),
+		TEST(no_file_comes_behind_a_job_without_inputs),
 		TEST(a_key_is_for_one_spec),
 		TEST(many_come_with_one_key),
 		TEST(inputs_are_known_by_their_digests),

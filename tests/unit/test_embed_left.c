@@ -39,21 +39,21 @@ static void what_is_of_nobody_goes(void **state)
 		const char *name;
 		unsigned is;
 	} table[] = {
-		{"run/qemu/orchestrator-vm-11111111.xml", STAYS},
-		{"run/qemu/orchestrator-vm-11111111.pid", STAYS},
-		{"run/qemu/orchestrator-vm-22222222.xml", 0},
-		{"run/qemu/orchestrator-vm-22222222.pid", 0},
+		{"run/qemu/vm-11111111.xml", STAYS},
+		{"run/qemu/vm-11111111.pid", STAYS},
+		{"run/qemu/vm-22222222.xml", 0},
+		{"run/qemu/vm-22222222.pid", 0},
 		{"run/qemu/driver.pid", STAYS},
-		{"run/qemu/else-vm-22222222.xml", STAYS},
+		{"run/qemu/elsevm-22222222.xml", STAYS},
 		/* Cut by libvirt: the beginning says enough. */
-		{"lib/qemu/domain-2-orchestrator-vm-1111", DIRECTORY | STAYS},
-		{"lib/qemu/domain-3-orchestrator-vm-2222", DIRECTORY | STAYS},
-		{"lib/qemu/domain-4-orchestrator-vm-4444", DIRECTORY},
-		{"lib/qemu/domain-4-orchestrator-vm-4444/monitor.sock", 0},
-		{"lib/qemu/channel/target/domain-4-orchestrator-vm-4444", DIRECTORY},
-		{"lib/qemu/ram/4-orchestrator-vm-4444", DIRECTORY},
-		{"log/qemu/orchestrator-vm-44444444.log", 0},
-		{"log/qemu/orchestrator-vm-22223333.log", STAYS},
+		{"lib/qemu/domain-2-vm-1111", DIRECTORY | STAYS},
+		{"lib/qemu/domain-3-vm-2222", DIRECTORY | STAYS},
+		{"lib/qemu/domain-4-vm-4444", DIRECTORY},
+		{"lib/qemu/domain-4-vm-4444/monitor.sock", 0},
+		{"lib/qemu/channel/target/domain-4-vm-4444", DIRECTORY},
+		{"lib/qemu/ram/4-vm-4444", DIRECTORY},
+		{"log/qemu/vm-44444444.log", 0},
+		{"log/qemu/vm-22223333.log", STAYS},
 	};
 
 	(void)state;
@@ -67,7 +67,7 @@ static void what_is_of_nobody_goes(void **state)
 			fail_msg("%s", table[i].name);
 	assert_true(embed_left_any(root));
 	embed_left_remove_log(root, "vm-22223333");
-	assert_false(is_there("log/qemu/orchestrator-vm-22223333.log"));
+	assert_false(is_there("log/qemu/vm-22223333.log"));
 	embed_left_sweep(root, NULL, 0);
 	assert_false(embed_left_any(root));
 }

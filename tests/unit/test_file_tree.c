@@ -1,10 +1,12 @@
 #include "tests/unit/file_tree_fixture.h"
 #include "tests/unit/in_child.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
 /* --- what a hostile peer may send --------------------------------------------------------------*/
 
@@ -392,6 +394,78 @@ static void a_full_disk_is_an_error_with_its_name(void **state)
 	assert_in_child(on_small_disk, *state);
 }
 
+/* What the writer asks of the disk: these stand before libc's. */
+static unsigned fsyncs, syncfss;
+static int syncfs_errno;
+
+int fsync(int fd)
+{
+	fsyncs++;
+	return (int)syscall(SYS_fsync, fd);
+}
+
+int syncfs(int fd)
+{
+	syncfss++;
+	errno = syncfs_errno;
+	return syncfs_errno ? -1 : (int)syscall(SYS_syncfs, fd);
+}
+
+static void put_durable(struct fixture *f, unsigned n)
+{
+	f->options.durable = true;
+	writer_start(f);
+	fsyncs = syncfss = 0;
+	assert_int_equal(put_dir(&f->to, "d", 0755), 0);
+	for (unsigned i = 0; i < n; i++) {
+		_cleanup_free_ char *path = str_printf("d/%u", i);
+		assert_int_equal(put_file(&f->to, path, 0644, "text"), 0);
+	}
+}
+
+static void few_durable_files_are_synced_by_themselves(void **state)
+{
+	struct fixture *f = *state;
+
+	put_durable(f, 3);
+	assert_int_equal(tree_writer_finish(f->writer, NULL, &f->err), 0);
+	assert_int_equal(fsyncs, 3 + 2); /* and the directories */
+	assert_int_equal(syncfss, 0);
+}
+
+static void many_durable_files_are_synced_together(void **state)
+{
+	struct fixture *f = *state;
+
+	put_durable(f, 500);
+	assert_true(fsyncs < 50);
+	assert_int_equal(tree_writer_finish(f->writer, NULL, &f->err), 0);
+	assert_true(fsyncs < 50);
+	assert_int_equal(syncfss, 1);
+}
+
+static void many_durable_files_that_did_not_reach_the_disk_are_an_error(void **state)
+{
+	struct fixture *f = *state;
+
+	put_durable(f, 100);
+	syncfs_errno = EIO;
+	int r = tree_writer_finish(f->writer, NULL, &f->err);
+	syncfs_errno = 0;
+	assert_int_equal(r, -1);
+	assert_non_null(strstr(f->err->text, "Input/output error"));
+}
+
+/* Their names say that they are whole, also after a crash. */
+static void durable_files_that_replace_others_are_synced_first(void **state)
+{
+	struct fixture *f = *state;
+
+	f->options.replace = true;
+	put_durable(f, 100);
+	assert_int_equal(fsyncs, 100);
+}
+
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
 int main(void)
@@ -408,6 +482,10 @@ int main(void)
 		TEST(absolute_paths_stay_in_the_root),
 		TEST(a_file_size_limit_is_an_error_not_a_signal),
 		TEST(a_full_disk_is_an_error_with_its_name),
+		TEST(few_durable_files_are_synced_by_themselves),
+		TEST(many_durable_files_are_synced_together),
+		TEST(many_durable_files_that_did_not_reach_the_disk_are_an_error),
+		TEST(durable_files_that_replace_others_are_synced_first),
 	};
 	return cmocka_run_group_tests_name("file_tree", tests, NULL, NULL);
 }

@@ -22,11 +22,13 @@ static const uint8_t secret[PROOF_SECRET_BYTES] = {1, 2, 3};
 
 enum { HONEST, NO_PROOF, WRONG_PROOF, SHORT_NONCE, ENDLESS_NONCE, SILENT };
 enum { ENDS, STARTS_OFTEN };
+enum { RECORDS, EMPTY_MESSAGES };
 
 /* What the worker does. */
 struct script {
 	atomic_int hello; /* set before the call, while the server's threads run */
 	atomic_int run;
+	atomic_int get;
 	atomic_int entered;
 };
 
@@ -88,6 +90,22 @@ static int handle_run(struct rpc_call *call, void *arg, struct error **err)
 	return rpc_send(call, &reply.base, err);
 }
 
+/* Some messages of three records each, or of none. */
+static int handle_get(struct rpc_call *call, void *arg, struct error **err)
+{
+	const struct script *script = arg;
+	Worker__V1__GetReply reply = WORKER__V1__GET_REPLY__INIT;
+	Job__V1__FileRecord record = JOB__V1__FILE_RECORD__INIT;
+	Job__V1__FileRecord *records[] = {&record, &record, &record};
+
+	reply.records = records;
+	reply.n_records = script->get == EMPTY_MESSAGES ? 0 : ARRAY_SIZE(records);
+	for (int i = 0; i < FLOOD; i++)
+		if (rpc_send(call, &reply.base, err) < 0)
+			return -1;
+	return 0;
+}
+
 struct fixture {
 	struct script script;
 	struct rpc_server *server;
@@ -98,7 +116,8 @@ struct fixture {
 static int setup(void **state)
 {
 	static const struct rpc_service services[] = {{&worker_hello, handle_hello},
-		{&worker_prove, handle_prove}, {&worker_run, handle_run}};
+		{&worker_prove, handle_prove}, {&worker_run, handle_run},
+		{&worker_get, handle_get}};
 	struct fixture *f = xcalloc(1, sizeof(*f));
 	int fds[2];
 
@@ -225,6 +244,35 @@ static void a_program_starts_once(void **state)
 	assert_int_equal(started, 1);
 }
 
+static int count_record(void *arg, const Job__V1__FileRecord *record, struct error **err)
+{
+	(void)record;
+	(void)err;
+	++*(int *)arg;
+	return 0;
+}
+
+static void all_records_of_all_messages_are_taken_and_an_empty_message_is_refused(void **state)
+{
+	struct fixture *f = *state;
+	_cleanup_error_ struct error *err = NULL;
+	Job__V1__Spec spec = JOB__V1__SPEC__INIT;
+	Job__V1__Output output = JOB__V1__OUTPUT__INIT, *outputs[] = {&output};
+	char path[] = "/home/job/out", image[] = "debian";
+	int records = 0;
+
+	output.path = path;
+	spec.image = image;
+	spec.outputs = outputs;
+	spec.n_outputs = 1;
+	assert_int_equal(guest_get_outputs(f->guest, &spec, count_record, &records, NULL), 0);
+	assert_int_equal(records, 3 * FLOOD);
+	f->script.get = EMPTY_MESSAGES;
+	assert_int_equal(guest_get_outputs(f->guest, &spec, count_record, &records, &err), -1);
+	assert_int_equal(err->code, ERR_INVALID);
+	assert_int_equal(records, 3 * FLOOD);
+}
+
 /* A peer that speaks HTTP/2 just well enough to be alive, and has room for nothing: its window for
  * each stream is 0. */
 static void *alive_without_room(void *arg)
@@ -293,6 +341,9 @@ int main(void)
 			who_does_not_know_the_secret_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_silent_hello_can_be_interrupted, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_program_starts_once, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			all_records_of_all_messages_are_taken_and_an_empty_message_is_refused,
+			setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			a_worker_that_does_not_read_does_not_hold_up_a_cancel, setup, teardown),
 	};

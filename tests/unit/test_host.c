@@ -8,11 +8,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "common/log.h"
 #include "common/sock.h"
 #include "common/util.h"
 #include "orchestrator/host_private.h"
+#include "orchestrator/process.h"
 
 static char dir[] = "/tmp/test_host.XXXXXX";
 
@@ -25,7 +27,7 @@ static void *cancel_soon(void *arg)
 
 static void a_silent_libvirt_holds_up_nobody(void **state)
 {
-	_cleanup_error_ struct error *err = NULL;
+	_cleanup_error_ struct error *err = NULL, *err_within = NULL;
 	_cleanup_free_ char *uri =
 		str_printf("qemu+unix:///system?socket=%s/sock&mode=direct", dir);
 	char cids[] = "65536-65600";
@@ -45,6 +47,10 @@ static void a_silent_libvirt_holds_up_nobody(void **state)
 	assert_null(host_virt(host, cancel_fd, &err));
 	assert_int_equal(err->code, ERR_CANCELLED);
 	pthread_join(thread, NULL);
+	/* What does not answer is named. */
+	assert_null(host_virt_within(host, 300, &err_within));
+	assert_int_equal(err_within->code, ERR_TIMEOUT);
+	assert_non_null(strstr(err_within->text, "virConnectOpen"));
 	/* It still tries, which those who only ask about the host do not notice. */
 	assert_null(host_vsock_device(host));
 	assert_true(host->connecting);
@@ -58,9 +64,52 @@ static void a_silent_libvirt_holds_up_nobody(void **state)
 	close_fd(&cancel_fd);
 }
 
+static bool is_there(const char *vm_id)
+{
+	_cleanup_free_ char *path = str_printf("%s/vm/%s", dir, vm_id);
+
+	return access(path, F_OK) == 0;
+}
+
+static void without_libvirt_vms_are_known_by_their_qemu(void **state)
+{
+	static const char *const ids[] = {"vm-11111111", "vm-22222222", "vm-33333333"};
+	_cleanup_error_ struct error *err = NULL;
+	_cleanup_free_ char *uri =
+		str_printf("qemu+unix:///system?socket=%s/none&mode=direct", dir);
+	char cids[] = "65536-65600";
+	struct config config = {
+		.state_dir = dir, .runtime_dir = dir, .libvirt_uri = uri, .cids = cids};
+	struct host_left keep[] = {
+		{.id = ids[0], .qemu = getpid(), .qemu_start = process_start_time(getpid())},
+		{.id = ids[1], .qemu = getpid(), .qemu_start = 1},
+	};
+	struct host *host = host_new(&config, NULL);
+
+	(void)state;
+	assert_non_null(host);
+	for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
+		_cleanup_free_ char *path = str_printf("%s/vm/%s", dir, ids[i]);
+		assert_int_equal(make_dirs(path, 0700, NULL), 0);
+	}
+	assert_int_equal(host_sweep(host, keep, ARRAY_SIZE(keep), &err), -1);
+	assert_int_equal(err->code, ERR_UNAVAILABLE);
+	assert_true(keep[0].there);
+	assert_false(keep[1].there);
+	/* They say that there may be a domain, until libvirt can be asked. */
+	for (size_t i = 0; i < ARRAY_SIZE(ids); i++)
+		assert_true(is_there(ids[i]));
+	/* Which is being tried: the host stays as it is. */
+	assert_true(host->tidying);
+	host_free(host);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(a_silent_libvirt_holds_up_nobody)};
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_silent_libvirt_holds_up_nobody),
+		cmocka_unit_test(without_libvirt_vms_are_known_by_their_qemu),
+	};
 
 	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_PLAIN);
 	if (!mkdtemp(dir))

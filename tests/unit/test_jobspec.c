@@ -134,6 +134,16 @@ static void a_small_job_has_no_defaults_filled_in(void **state)
 	assert_string_equal(copy->script, spec->script);
 }
 
+static void a_byte_order_mark_is_passed_over(void **state)
+{
+	_cleanup_spec_ Job__V1__Spec *spec =
+		must_parse("\xef\xbb\xbfimage: debian\r\nrun: exit 0\r\n");
+
+	(void)state;
+	assert_string_equal(spec->image, "debian");
+	assert_string_equal(spec->script, "exit 0");
+}
+
 /* Lines behind "image: debian" and "run: true" in quotes, so the first of them is line 3. */
 static void bad_lines(void **state)
 {
@@ -561,6 +571,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_job_with_everything),
 		cmocka_unit_test(a_small_job_has_no_defaults_filled_in),
+		cmocka_unit_test(a_byte_order_mark_is_passed_over),
 		cmocka_unit_test(bad_lines),
 		cmocka_unit_test(bad_files),
 		cmocka_unit_test(five_mistakes_give_five_lines),

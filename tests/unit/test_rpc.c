@@ -73,7 +73,9 @@ static void a_stream_of_replies_comes_whole_and_in_order(void **state)
 	struct rpc_call *call = open_get(fixture_connect(&f), 300, 20000);
 	int r;
 	while ((r = rpc_recv(call, PATIENCE_MS, &message, &err)) == 1) {
-		Job__V1__FileRecord *record = (Job__V1__FileRecord *)(void *)message;
+		const Worker__V1__GetReply *reply = (Worker__V1__GetReply *)(void *)message;
+		assert_int_equal(reply->n_records, 1);
+		const Job__V1__FileRecord *record = reply->records[0];
 		assert_int_equal(record->chunk.len, 20000);
 		memcpy(&number, record->chunk.data, sizeof(number));
 		assert_int_equal(number, n++);

@@ -15,7 +15,7 @@ static int serve(int fd)
 	alarm(3 * PATIENCE_MS / 1000);
 	rpc_init();
 	fixture_start(&f, keepalive_limits());
-	rpc_server_set_quick(f.server, &worker_addition);
+	rpc_server_set_quick(f.server, &worker_addition, NULL);
 	if (rpc_server_add(f.server, fd, &f.ev, count_close, NULL) < 0)
 		return 1;
 	events_wait_ms(&f.ev, &f.ev.closed, 1, 3 * PATIENCE_MS);
@@ -237,7 +237,7 @@ static void a_quick_handler_needs_no_thread_of_the_pool(void **state)
 	(void)state;
 	limits.calls = 1;
 	fixture_start(&f, limits);
-	rpc_server_set_quick(f.server, &worker_addition);
+	rpc_server_set_quick(f.server, &worker_addition, NULL);
 	caller_start(&held, fixture_connect(&f), 2 * PATIENCE_MS);
 	assert_int_equal(events_wait(&f.ev, &f.ev.entered, 1), 1);
 	struct rpc_peer *other = fixture_connect(&f);
@@ -256,7 +256,7 @@ static void a_quick_call_without_its_request_holds_nobody_up(void **state)
 
 	(void)state;
 	fixture_start(&f, rpc_limits_guest);
-	rpc_server_set_quick(f.server, &worker_addition);
+	rpc_server_set_quick(f.server, &worker_addition, NULL);
 	struct rpc_peer *peer = fixture_connect(&f);
 	struct rpc_call *half[3];
 	for (size_t i = 0; i < ARRAY_SIZE(half); i++)
@@ -282,7 +282,7 @@ static void a_server_is_freed_while_quick_calls_wait(void **state)
 
 	(void)state;
 	fixture_start(&f, rpc_limits_guest);
-	rpc_server_set_quick(f.server, &worker_addition);
+	rpc_server_set_quick(f.server, &worker_addition, NULL);
 	struct rpc_peer *peer = fixture_connect(&f);
 	struct rpc_call *half = rpc_open(peer, &worker_addition, -1, NULL);
 	expect_sum(peer, 3, 4);

@@ -220,6 +220,53 @@ static void a_failed_commit_fails_all(void **state)
 	assert_int_equal(store_queue_call(f->queue, operate, &told, NULL), 0);
 }
 
+struct direct {
+	struct fixture *f;
+	bool fail;
+	pthread_t operated, told;
+	int commits; /* when it was told */
+	enum err_code code;
+	struct latch done;
+};
+
+static int operate_directly(struct store *store, void *arg, struct error **err)
+{
+	struct direct *direct = arg;
+
+	(void)store;
+	direct->operated = pthread_self();
+	return direct->fail ? error_set(err, ERR_ABORTED, "no") : 0;
+}
+
+static void hear_directly(void *arg, struct error *error)
+{
+	struct direct *direct = arg;
+
+	direct->told = pthread_self();
+	direct->commits = direct->f->store.commits;
+	direct->code = error ? error->code : 0;
+	error_free(error);
+	latch_open(&direct->done);
+}
+
+static void who_is_told_directly_hears_it_on_the_stores_thread(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int i = 0; i < 3; i++) {
+		struct direct direct = {.f = f, .fail = i == 1};
+
+		f->store.fail_commit = i == 2;
+		latch_init(&direct.done);
+		store_queue_post_direct(f->queue, 5, operate_directly, hear_directly, &direct);
+		latch_wait(&direct.done);
+		assert_true(pthread_equal(direct.operated, direct.told));
+		assert_int_equal(direct.commits, i < 2 ? i + 1 : 2);
+		assert_int_equal(direct.code, i == 1 ? ERR_ABORTED : i == 2 ? ERR_LIMIT : 0);
+	}
+	f->store.fail_commit = false;
+}
+
 struct caller {
 	struct fixture *f;
 	pthread_t thread;
@@ -263,6 +310,7 @@ int main(void)
 		TEST(what_waits_is_one_transaction),
 		TEST(a_lost_transaction_fails_all),
 		TEST(a_failed_commit_fails_all),
+		TEST(who_is_told_directly_hears_it_on_the_stores_thread),
 		TEST(many_threads_are_told_of_their_own),
 	};
 

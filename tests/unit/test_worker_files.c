@@ -22,9 +22,10 @@ static char dir[] = "/tmp/test_worker_files.XXXXXX";
 static int emit_put(void *arg, const Job__V1__FileRecord *record, struct error **err)
 {
 	Worker__V1__PutRequest request = WORKER__V1__PUT_REQUEST__INIT;
-	Job__V1__FileRecord copy = *record;
+	Job__V1__FileRecord copy = *record, *records[] = {&copy};
 
-	request.record = &copy;
+	request.records = records;
+	request.n_records = 1;
 	return rpc_send(arg, &request.base, err);
 }
 
@@ -80,8 +81,10 @@ static void get(struct rpc_peer *peer, char **paths, size_t n, const char *to, c
 	request.working_dir = dir;
 	assert_int_equal(rpc_send(call, &request.base, &err), 0);
 	while ((r = rpc_recv(call, PATIENCE_MS, &message, &err)) == 1) {
-		if (tree_writer_record(writer, (Job__V1__FileRecord *)message, &err) < 0)
-			fail_msg("%s", err->text);
+		const Worker__V1__GetReply *reply = (const Worker__V1__GetReply *)message;
+		for (size_t i = 0; i < reply->n_records; i++)
+			if (tree_writer_record(writer, reply->records[i], &err) < 0)
+				fail_msg("%s", err->text);
 		rpc_message_free(message);
 	}
 	if (r < 0)

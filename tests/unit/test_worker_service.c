@@ -42,7 +42,7 @@ static void another_protocol_is_refused_with_advice(void **state)
 		rpc_unary(peer, &worker_hello, &request.base, PATIENCE_MS, &reply, &err), -1);
 	assert_int_equal(err->code, ERR_STATE);
 	assert_non_null(
-		strstr(err->text, "worker speaks protocol 1, host speaks 2: rebuild the image with "
+		strstr(err->text, "worker speaks protocol 2, host speaks 3: rebuild the image with "
 				  "`orchestrator image build NAME`"));
 	request.protocol = WORKER_PROTOCOL;
 	request.host_nonce.len = 31;
