@@ -81,6 +81,7 @@ ORCHESTRATOR := \
 	orchestrator/cpio.c \
 	orchestrator/daemon.c \
 	orchestrator/domain_xml.c \
+	orchestrator/embed_left.c \
 	orchestrator/guest.c \
 	orchestrator/guest_run.c \
 	orchestrator/host.c \
@@ -244,6 +245,7 @@ UNIT_TESTS := \
 	tests/unit/test_control_retry_logs.c \
 	tests/unit/test_control_submit.c \
 	tests/unit/test_domain_xml.c \
+	tests/unit/test_embed_left.c \
 	tests/unit/test_file_batch.c \
 	tests/unit/test_file_tree.c \
 	tests/unit/test_file_tree_send.c \

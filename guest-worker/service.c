@@ -231,6 +231,7 @@ static int handle_addition(struct rpc_call *call, void *arg, struct error **err)
 	Worker__V1__AdditionReply reply = WORKER__V1__ADDITION_REPLY__INIT;
 
 	(void)arg;
+	FAILPOINT("worker.addition");
 	ProtobufCMessage *message = worker_proven_request(call, err);
 	if (!message)
 		return -1;

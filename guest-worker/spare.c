@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
 
@@ -66,6 +67,7 @@ static void make(struct spares *spares)
 	_cleanup_error_ struct error *err = NULL;
 
 	pthread_mutex_unlock(&spares->lock);
+	FAILPOINT("worker.spare");
 	struct spare *spare = spare_new(spares, &err);
 	if (!spare)
 		log_warn("spare", "%s", err->text);

@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
@@ -175,6 +176,30 @@ static void on_started(void *arg)
 	FAILPOINT("run.started");
 	vm_set_state(a->vm, "running");
 	enter_state(a, JOB_RUNNING);
+	/* It was told to end already, or should have been. */
+	if (a->note.cancelled[0])
+		guest_interrupt(a->guest);
+}
+
+/* Whoever takes up the VM must know that the program does not end by itself, and that nobody wants
+ * another attempt. */
+static void on_stopping(void *arg)
+{
+	struct attempt *a = arg;
+
+	pthread_mutex_lock(&a->lock);
+	snprintf(a->note.cancelled, sizeof(a->note.cancelled), "%s",
+		a->cancelled ? a->cancelled : "cancelled");
+	pthread_mutex_unlock(&a->lock);
+	write_note(a);
+}
+
+static void take_up_cancel(struct attempt *a)
+{
+	pthread_mutex_lock(&a->lock);
+	if (!a->cancelled && a->note.cancelled[0])
+		a->cancelled = xstrdup(a->note.cancelled);
+	pthread_mutex_unlock(&a->lock);
 }
 
 static void on_first_byte(void *arg, uint64_t usec)
@@ -208,11 +233,12 @@ static int start_or_attach(struct attempt *a, const struct guest_sink *sink,
 
 	if (order->adopted) {
 		FAILPOINT("adopt.attach");
+		take_up_cancel(a);
 		int r = guest_attach(a->guest, order->job_id, order->spec,
 			results_kept(a->results, RESULTS_STDOUT),
 			results_kept(a->results, RESULTS_STDERR), sink, ret_exit, err);
 		if (r == 0 || (*err)->code != ERR_NOT_FOUND ||
-			a->result.times[STAGE_PROGRAM_STARTED])
+			a->result.times[STAGE_PROGRAM_STARTED] || a->note.cancelled[0])
 			return r;
 		error_free(steal_ptr(*err));
 		log_info(order->job_id, "its program had not been started");
@@ -228,7 +254,8 @@ static int start_or_attach(struct attempt *a, const struct guest_sink *sink,
 
 static int run_program(struct attempt *a)
 {
-	const struct guest_sink sink = {.started = on_started, .output = on_output, .arg = a};
+	const struct guest_sink sink = {
+		.started = on_started, .stopping = on_stopping, .output = on_output, .arg = a};
 	_cleanup_error_ struct error *err = NULL;
 	Worker__V1__RunExit *exit = NULL;
 

@@ -142,8 +142,12 @@ static void reachable(struct attempt *a, struct guest *guest)
  * anything is begun that could not be begun again. */
 static int check_warm(struct attempt *a, struct error **err)
 {
-	if (guest_ping(a->guest, PING_TIMEOUT_MS, err) < 0)
+	if (guest_ping(a->guest, PING_TIMEOUT_MS, err) < 0) {
+		if (!attempt_is_cancelled(a))
+			warm_judge(a->order->warm, (*err)->text);
 		return -1;
+	}
+	warm_judge(a->order->warm, NULL);
 	FAILPOINT("warm.answered");
 	return vm_take_over(a->vm, &a->vm_order, err);
 }

@@ -46,6 +46,8 @@ enum guest_stream { GUEST_STDOUT, GUEST_STDERR };
 
 struct guest_sink {
 	void (*started)(void *arg);
+	/* The program is told to end next, because of guest_interrupt(). May be NULL. */
+	void (*stopping)(void *arg);
 	/* Bytes of the job. -1 with *err ends the run. */
 	int (*output)(void *arg, enum guest_stream stream, const void *data, size_t n,
 		struct error **err);

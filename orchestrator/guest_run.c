@@ -171,8 +171,12 @@ static int follow(struct following *f, Worker__V1__RunExit **ret_exit, struct er
 		if (guest_is_interrupted(f->guest) && !stopping) {
 			stopping = true;
 			end = MIN(end, now + (spec->stop_grace_period_ms + RUN_MARGIN_MS) * 1000);
+			if (f->sink->stopping)
+				f->sink->stopping(f->sink->arg);
+			FAILPOINT("run.stopping");
 			if (send_stop(f->call, spec, err) < 0)
 				return -1;
+			FAILPOINT("run.stop-sent");
 		}
 		if (now >= end)
 			return error_set(

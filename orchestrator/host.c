@@ -12,6 +12,7 @@
 #include "common/log.h"
 #include "common/util.h"
 #include "orchestrator/domain_xml.h"
+#include "orchestrator/embed_left.h"
 #include "orchestrator/process.h"
 
 #define LIBVIRT_DOMAINS_DIR "/var/lib/libvirt/qemu"
@@ -116,6 +117,13 @@ const char *host_vsock_device(struct host *host)
 	const char *name = host->vsock_known ? vsock_kind_name(host->vsock) : NULL;
 	pthread_mutex_unlock(&host->lock);
 	return name;
+}
+
+char *host_embed_root(const struct host *host)
+{
+	return config_embeds_libvirt(host->config)
+		       ? str_printf("%s/libvirt", host->config->state_dir)
+		       : NULL;
 }
 
 char *host_vm_dir(const struct host *host, const char *vm_id)
@@ -302,6 +310,33 @@ static void kill_left_processes(const char *vms, const struct sweep *sweep)
 	process_kill_orphans(vms, ids, n);
 }
 
+/* The embedded driver takes up whatever it finds when it is opened: of a QEMU that is half made,
+ * never came to be, or stands still, it lets nobody touch the domain for half a minute. So what may
+ * not be taken up ends before. */
+static void sweep_embedded(const struct host *host, const struct sweep *sweep, const char *vms)
+{
+	_cleanup_free_ char *root = host_embed_root(host);
+	_cleanup_free_ const char **ids = xcalloc(sweep->n_keep, sizeof(*ids));
+
+	if (!root || !embed_left_any(root))
+		return;
+	for (size_t i = 0; i < sweep->n_keep; i++)
+		ids[i] = sweep->keep[i].id;
+	process_kill_orphans(vms, ids, sweep->n_keep);
+	embed_left_sweep(root, ids, sweep->n_keep);
+}
+
+/* Of those that might have been taken up, but have gone with the daemon: the driver has found that
+ * out by itself, and leaves the log. */
+static void remove_left_logs(const struct host *host, const struct sweep *sweep)
+{
+	_cleanup_free_ char *root = host_embed_root(host);
+
+	for (size_t i = 0; root && i < sweep->n_keep; i++)
+		if (!sweep->keep[i].there)
+			embed_left_remove_log(root, sweep->keep[i].id);
+}
+
 static bool any_vm_dir(const char *vms)
 {
 	DIR *dir = opendir(vms);
@@ -334,8 +369,13 @@ int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct 
 	_cleanup_free_ char *vms = host_vm_dir(host, NULL);
 
 	/* A VM has its directory before its domain and after it: without one there is nothing to
-	 * ask libvirt for, and the first command need not wait for it. */
-	if (!any_vm_dir(vms))
+	 * ask libvirt for, and the first command need not wait for it. After the machine was
+	 * started anew there are none, but what libvirt wrote is on a disk. */
+	bool any = any_vm_dir(vms);
+	if (!any)
+		sweep.n_keep = 0;
+	sweep_embedded(host, &sweep, vms);
+	if (!any)
 		return 0;
 	/* Somebody waits for the daemon, and libvirt may not be there. */
 	struct virt *virt = host_virt_within(host, SWEEP_CONNECT_MS, err);
@@ -346,5 +386,7 @@ int host_sweep(struct host *host, struct host_left *keep, size_t n_keep, struct 
 		find_without_libvirt(&sweep);
 	kill_left_processes(vms, &sweep);
 	remove_left_dirs(vms, &sweep, !swept);
+	if (swept)
+		remove_left_logs(host, &sweep);
 	return swept ? 0 : error_wrap(err, "looking for VMs left behind");
 }

@@ -56,6 +56,9 @@ void host_forget_domains(struct host *host);
 /* QEMU's path, as libvirt says; NULL if it did not. After host_virt(). */
 const char *host_emulator(const struct host *host);
 int host_vsock(struct host *host, enum vsock_kind *ret_kind, struct error **err);
+/* STATE_DIR/libvirt, where libvirt's embedded driver is used, and is ours; else NULL. To be freed.
+ */
+char *host_embed_root(const struct host *host);
 /* RUNTIME_DIR/vm, or RUNTIME_DIR/vm/ID. */
 char *host_vm_dir(const struct host *host, const char *vm_id);
 /* What the VM's domain is called: orchestrator-vm-XXXXXXXX, and in the embedded driver, where

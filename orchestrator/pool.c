@@ -108,6 +108,8 @@ struct pool_step pool_next(struct pool *pool, const struct pool_view *view)
 		return retire(c.old);
 	if (c.fresh + c.booting < pool->min_idle)
 		return boot(pool, view, &c);
+	if (pool->failures && c.unproven)
+		return wait_until(sooner(c.ages, c.unproven->since + POOL_PROVEN_USEC));
 	return wait_until(c.ages);
 }
 
@@ -124,13 +126,17 @@ void pool_failed(struct pool *pool, const char *why, uint64_t now)
 	pool->reason = xstrdup(why);
 }
 
-void pool_taken(struct pool *pool, uint64_t since, uint64_t now)
+void pool_taken(struct pool *pool, uint64_t now)
 {
-	if (since >= pool->failed_at)
-		forget_failures(pool);
 	/* Not ever later under a stream of jobs. */
 	if (pool->not_before <= now)
 		pool->not_before = now + POOL_SETTLE_USEC;
+}
+
+void pool_proven(struct pool *pool, uint64_t since)
+{
+	if (since >= pool->failed_at)
+		forget_failures(pool);
 }
 
 void pool_gave_room(struct pool *pool, uint64_t now)

@@ -8,9 +8,9 @@
  *
  * What fails is tried again later: after 1 s, 2 s, 4 s, 8 s, one VM at a time; the POOL_FAILURES-th
  * failure in a row opens the circuit: then one VM is tried every five minutes, until the image
- * changes. A boot that went well proves little: a VM counts as proven when a job took it or when it
- * has been idle for ten seconds. Only then are the failures forgotten, so that VMs that die young
- * are no boot storm either.
+ * changes. A boot that went well proves little: a VM counts as proven when it answered the job that
+ * took it or when it has been idle for half a minute. Only then are the failures forgotten, so that
+ * VMs that die young are no boot storm either.
  *
  * A pool boots nothing while jobs wait for room, nor just after it gave room to one.
  */
@@ -26,7 +26,7 @@
 #define POOL_BOOTS	  2u		      /* at once */
 #define POOL_BACKOFF_USEC UINT64_C(1000000)   /* after the first failure; doubles */
 #define POOL_OPEN_USEC	  UINT64_C(300000000) /* from one trial to the next */
-#define POOL_PROVEN_USEC  UINT64_C(10000000)  /* idle for so long: it works */
+#define POOL_PROVEN_USEC  UINT64_C(30000000)  /* idle so long: a silent one is known */
 #define POOL_SETTLE_USEC  UINT64_C(250000)    /* a job that took a VM begins undisturbed */
 #define POOL_QUIET_USEC	  UINT64_C(2000000)   /* after room was given: the next may want it too */
 
@@ -73,8 +73,10 @@ struct pool_step pool_next(struct pool *pool, const struct pool_view *view);
 
 /* A boot failed, or a VM that was idle died. */
 void pool_failed(struct pool *pool, const char *why, uint64_t now);
-/* A job took a VM that was idle since then. */
-void pool_taken(struct pool *pool, uint64_t since, uint64_t now);
+/* A job takes a VM. */
+void pool_taken(struct pool *pool, uint64_t now);
+/* One that was idle since then answered the job that took it. */
+void pool_proven(struct pool *pool, uint64_t since);
 /* VMs were retired because a job wants their room. */
 void pool_gave_room(struct pool *pool, uint64_t now);
 /* The image is another one now: what failed may go well. */

@@ -104,6 +104,7 @@ struct posted_event {
 	uint64_t id;
 	enum warm_event_type type;
 	struct vm_facts facts;
+	uint64_t since;
 	char *why; /* owned */
 };
 
@@ -143,6 +144,8 @@ static void apply_to(struct pools *pools, struct pools_vm *vm, const struct post
 	case WARM_LOST:
 		set_state(vm, POOL_VM_LEAVING);
 		break;
+	case WARM_PROVEN: /* no entry is there any more */
+		break;
 	case WARM_FREED:
 		discount(pools, vm);
 		break;
@@ -161,6 +164,8 @@ static void apply(void *arg)
 
 	if (event->type == WARM_FAILED || event->type == WARM_LOST)
 		failed(event->pool, event->why);
+	else if (event->type == WARM_PROVEN)
+		pool_proven(&event->pool->core, event->since);
 	if (vm)
 		apply_to(pools, vm, event);
 	free(event->why);
@@ -180,6 +185,7 @@ static void on_event(void *arg, uint64_t id, const struct warm_event *event)
 	posted->type = event->type;
 	if (event->facts)
 		posted->facts = *event->facts;
+	posted->since = event->since;
 	posted->why = event->why ? xstrdup(event->why) : NULL;
 	loop_post(pool->pools->env.loop, apply, posted);
 }
@@ -446,7 +452,7 @@ struct pools_vm *pools_reserve(struct pools *pools, const Job__V1__Spec *spec)
 	best->reserved = true;
 	discount(pools, best);
 	if (best->state == POOL_VM_IDLE)
-		pool_taken(&best->of->core, best->since, now_mono_usec());
+		pool_taken(&best->of->core, now_mono_usec());
 	return best;
 }
 

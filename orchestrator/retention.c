@@ -126,7 +126,7 @@ static bool wait_a_minute(struct retention *retention)
 {
 	struct timespec until;
 
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += EVERY_S;
 	pthread_mutex_lock(&retention->lock);
 	while (!retention->stop &&
@@ -154,10 +154,16 @@ static void *run(void *arg)
 struct retention *retention_start(const struct config *config, struct store_queue *queue)
 {
 	struct retention *retention = xcalloc(1, sizeof(*retention));
+	pthread_condattr_t attr;
+
 	retention->config = config;
 	retention->queue = queue;
 	pthread_mutex_init(&retention->lock, NULL);
-	pthread_cond_init(&retention->cond, NULL);
+	/* Whoever sets the clock must not put it off. */
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&retention->cond, &attr);
+	pthread_condattr_destroy(&attr);
 	if (pthread_create(&retention->thread, NULL, run, retention) == 0)
 		return retention;
 	log_warn("retention", "no thread: old jobs are kept");

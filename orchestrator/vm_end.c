@@ -6,6 +6,7 @@
 #include "common/failpoint.h"
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/embed_left.h"
 #include "orchestrator/process.h"
 #include "orchestrator/vm_private.h"
 
@@ -73,6 +74,10 @@ void vm_end(struct vm *vm, void (*on_end)(void *arg), void *arg)
 static void remove_dir(const struct vm *vm)
 {
 	_cleanup_error_ struct error *err = NULL;
+	_cleanup_free_ char *root = host_embed_root(vm->host);
+
+	if (root)
+		embed_left_remove_log(root, vm->facts.id);
 
 	/* A directory says to whoever comes after us that there may be a domain. */
 	if (vm->unsure)

@@ -23,8 +23,8 @@ int vm_note_write(const char *job_dir, const struct vm_note *note, struct error 
 
 	for (size_t i = 0; i < STAGES; i++)
 		json_array_append_new(times, json_integer((json_int_t)note->times[i]));
-	json_t *json = json_pack(
-		"{s:I,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:b,s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}",
+	json_t *json = json_pack("{s:I,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:b,s:b,s:I,s:I,s:I,s:I,s:I,s:I,"
+				 "s:I,s:I,s:I,s:o,s:s}",
 		"attempt", (json_int_t)note->attempt, "id", note->id, "uuid", note->uuid, "image",
 		note->image, "image_digest", note->image_digest, "secret", secret, "cid",
 		(json_int_t)note->cid, "vsock", (json_int_t)note->vsock_kind, "kvm", note->kvm,
@@ -32,7 +32,8 @@ int vm_note_write(const char *job_dir, const struct vm_note *note, struct error 
 		"cpus", (json_int_t)note->cpus, "memory", (json_int_t)note->memory_bytes, "started",
 		(json_int_t)note->started_usec, "device", (json_int_t)note->device, "qemu",
 		(json_int_t)note->qemu, "device_start", (json_int_t)note->device_start,
-		"qemu_start", (json_int_t)note->qemu_start, "times", times);
+		"qemu_start", (json_int_t)note->qemu_start, "times", times, "cancelled",
+		note->cancelled);
 	_cleanup_free_ char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
 	json_decref(json);
 	if (!text)
@@ -48,26 +49,27 @@ static int copy(char *to, size_t size, const char *from)
 
 static int unpack(json_t *json, struct vm_note *ret)
 {
-	const char *id, *uuid, *image, *digest, *secret;
+	const char *id, *uuid, *image, *digest, *secret, *cancelled = "";
 	json_int_t attempt, cid, vsock, uid, gid, cpus, memory, started, device, qemu, device_start,
 		qemu_start;
 	json_t *times;
-	int kvm, pooled = 0; /* which notes of earlier versions do not have */
+	int kvm, pooled = 0; /* which, as cancelled, notes of earlier versions do not have */
 
 	if (json_unpack(json,
 		    "{s:I,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:b,s?b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,"
-		    "s:o}",
+		    "s:o,s?s}",
 		    "attempt", &attempt, "id", &id, "uuid", &uuid, "image", &image, "image_digest",
 		    &digest, "secret", &secret, "cid", &cid, "vsock", &vsock, "kvm", &kvm, "pooled",
 		    &pooled, "uid", &uid, "gid", &gid, "cpus", &cpus, "memory", &memory, "started",
 		    &started, "device", &device, "qemu", &qemu, "device_start", &device_start,
-		    "qemu_start", &qemu_start, "times", &times) < 0 ||
+		    "qemu_start", &qemu_start, "times", &times, "cancelled", &cancelled) < 0 ||
 		json_array_size(times) != STAGES || strlen(secret) != 2 * PROOF_SECRET_BYTES ||
 		hex_decode(secret, ret->secret, PROOF_SECRET_BYTES) < 0 ||
 		copy(ret->id, sizeof(ret->id), id) < 0 ||
 		copy(ret->uuid, sizeof(ret->uuid), uuid) < 0 ||
 		copy(ret->image, sizeof(ret->image), image) < 0 ||
-		copy(ret->image_digest, sizeof(ret->image_digest), digest) < 0)
+		copy(ret->image_digest, sizeof(ret->image_digest), digest) < 0 ||
+		copy(ret->cancelled, sizeof(ret->cancelled), cancelled) < 0)
 		return -1;
 	ret->attempt = (unsigned)attempt;
 	ret->cid = (uint32_t)cid;

@@ -31,6 +31,8 @@ struct vm_note {
 	pid_t device, qemu;		   /* 0: none, or not known */
 	uint64_t device_start, qemu_start; /* process_start_time() */
 	uint64_t times[STAGES];
+	/* Why the program was told to end, written before it is told; "": it was not. ASCII. */
+	char cancelled[80];
 };
 
 int vm_note_write(const char *job_dir, const struct vm_note *note, struct error **err);

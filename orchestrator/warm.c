@@ -17,6 +17,11 @@
 /* How long the reason for a loss may come after the loss. */
 #define SETTLE_MS   500
 #define STACK_BYTES (512 * KIB)
+/* One that is idle is asked so often whether it still answers, and is lost when it was silent so
+ * many times in a row: the host may be busy. */
+#define CHECK_MS	 10000
+#define CHECK_TIMEOUT_MS 5000
+#define CHECKS_MISSED	 2
 /* The job that took the VM begins undisturbed. */
 #define LABEL_DELAY_MS 300
 
@@ -50,7 +55,8 @@ struct warm {
 	struct vm_order vm_order;
 	struct vm *vm;
 	struct job_wall wall;
-	char job_id[64]; /* of who took it */
+	uint64_t ready_usec; /* when it had booted */
+	char job_id[64];     /* of who took it */
 	unsigned attempt;
 };
 
@@ -126,8 +132,12 @@ static int boot(struct warm *warm, struct error **err)
 	if (!warm->vm)
 		return -1;
 	FAILPOINT("warm.booted");
-	if (try_worker(warm, err) < 0)
+	if (try_worker(warm, err) < 0) {
+		/* Why it went says more than that it is gone. */
+		if ((*err)->code == ERR_UNAVAILABLE || (*err)->code == ERR_TIMEOUT)
+			vm_why_lost(warm->vm, SETTLE_MS, err);
 		return -1;
+	}
 	FAILPOINT("warm.proven");
 	vm_set_state(warm->vm, "idle");
 	return 0;
@@ -136,30 +146,53 @@ static int boot(struct warm *warm, struct error **err)
 /* Idle. ------------------------------------------------------------------------------------------
  */
 
-static void wait_idle(struct warm *warm)
+/* -1: it does not answer any more. */
+static int check(struct warm *warm, int *missed, struct error **err)
+{
+	_cleanup_error_ struct error *silent = NULL;
+
+	if (guest_ping(warm->guest, CHECK_TIMEOUT_MS, &silent) == 0) {
+		*missed = 0;
+		return 0;
+	}
+	if (++*missed < CHECKS_MISSED)
+		return 0;
+	error_move(err, steal_ptr(silent));
+	return -1;
+}
+
+/* 0: somebody wants it, or wants it to leave; -1: it is of no use any more, for it has ended (no
+ * *err) or is silent. */
+static int wait_idle(struct warm *warm, struct error **err)
 {
 	struct pollfd fds[] = {{.fd = warm->retire_fd, .events = POLLIN},
 		{.fd = warm->take_fd, .events = POLLIN}, {.events = POLLIN}, {.events = POLLIN}};
+	int missed = 0;
 	eventfd_t seen;
 
 	vm_poll_fds(warm->vm, &fds[2].fd, &fds[3].fd);
 	for (;;) {
-		if (poll(fds, ARRAY_SIZE(fds), -1) < 0 && errno != EINTR)
-			return;
+		int n = poll(fds, ARRAY_SIZE(fds), missed ? CHECK_TIMEOUT_MS : CHECK_MS);
+		if (n < 0 && errno != EINTR)
+			return error_errno(err, errno, "poll");
+		if (n == 0 && check(warm, &missed, err) < 0)
+			return -1;
 		if (fds[2].revents)
 			eventfd_read(fds[2].fd, &seen);
-		if (fds[0].revents || fds[1].revents || !vm_is_alive(warm->vm))
-			return;
+		if (!vm_is_alive(warm->vm))
+			return -1;
+		if (n > 0 && (fds[0].revents || fds[1].revents))
+			return 0;
 	}
 }
 
 /* What becomes of it after it was idle. Under the lock it is decided once. */
-static enum phase decide(struct warm *warm)
+static enum phase decide(struct warm *warm, const struct error *lost)
 {
-	bool alive = vm_is_alive(warm->vm);
-
 	pthread_mutex_lock(&warm->lock);
-	warm->phase = warm->wanted && alive && !warm->retired ? PHASE_TAKEN : PHASE_LEAVING;
+	warm->phase = warm->wanted && !lost && !warm->retired ? PHASE_TAKEN : PHASE_LEAVING;
+	if (lost)
+		warm->why = xstrdup(lost->text);
 	pthread_cond_broadcast(&warm->changed);
 	enum phase phase = warm->phase;
 	pthread_mutex_unlock(&warm->lock);
@@ -202,6 +235,7 @@ static bool booted(struct warm *warm)
 
 	pthread_mutex_lock(&warm->lock);
 	warm->phase = r == 0 ? PHASE_IDLE : PHASE_LEAVING;
+	warm->ready_usec = now_mono_usec();
 	if (r < 0)
 		warm->why = xstrdup(err->text);
 	bool retired = warm->retired;
@@ -216,22 +250,20 @@ static bool booted(struct warm *warm)
 
 static bool taken(struct warm *warm)
 {
+	_cleanup_error_ struct error *lost = NULL;
 	char vm_id[sizeof(vm_facts(warm->vm)->id)];
 
 	memcpy(vm_id, vm_facts(warm->vm)->id, sizeof(vm_id));
-	wait_idle(warm);
+	if (wait_idle(warm, &lost) < 0)
+		vm_why_lost(warm->vm, SETTLE_MS, &lost);
 	struct virt_domain *domain = vm_domain_ref(warm->vm);
-	if (decide(warm) == PHASE_TAKEN) {
+	if (decide(warm, lost) == PHASE_TAKEN) {
 		label(warm, domain, vm_id);
 		return true;
 	}
 	virt_domain_unref(domain);
-	if (!vm_is_alive(warm->vm)) {
-		_cleanup_error_ struct error *err = NULL;
-
-		vm_why_lost(warm->vm, SETTLE_MS, &err);
-		emit(warm, WARM_LOST, err->text);
-	}
+	if (lost)
+		emit(warm, WARM_LOST, lost->text);
 	return false;
 }
 
@@ -290,7 +322,7 @@ void warm_retire(struct warm *warm)
 {
 	pthread_mutex_lock(&warm->lock);
 	warm->retired = true;
-	if (warm->guest && warm->phase == PHASE_BOOTING)
+	if (warm->guest && warm->phase <= PHASE_IDLE)
 		guest_interrupt(warm->guest);
 	eventfd_write(warm->retire_fd, 1);
 	pthread_mutex_unlock(&warm->lock);
@@ -357,4 +389,12 @@ int warm_take(struct warm *warm, const struct warm_use *use, int cancel_fd, stru
 	ret->wall = warm->wall;
 	memset(&warm->wall, 0, sizeof(warm->wall));
 	return 0;
+}
+
+void warm_judge(struct warm *warm, const char *why)
+{
+	warm->listener(warm->arg, warm->order.id,
+		&(struct warm_event){.type = why ? WARM_LOST : WARM_PROVEN,
+			.why = why,
+			.since = warm->ready_usec});
 }

@@ -1,9 +1,13 @@
 /* One VM of a pool, on a thread of its own: it boots, its worker proves itself, and then it waits
  * for a job to take it, for the order to leave, or for its own end.
  *
- *   boot -> (READY) -> idle -> taken: the VM is the attempt's; no more events
+ *   boot -> (READY) -> idle -> taken: the VM is the attempt's, which says what it is worth (PROVEN,
+ *                              LOST); no more events
  *                           -> retired, or lost (LOST): (FREED) -> tidied up -> (GONE)
  *        -> failed (FAILED), or retired: (FREED) -> (GONE)
+ *
+ * One that is idle is asked now and then whether it still answers: nothing else tells a worker that
+ * hangs or a QEMU that stands still from one that waits.
  *
  * Who takes one that still boots waits for it. Whatever happens to it before a job has it is no
  * job's failure: warm_take() fails, and the attempt boots a VM of its own.
@@ -30,7 +34,8 @@ enum warm_event_type {
 	WARM_VM,     /* facts are set; may come again */
 	WARM_READY,  /* it is idle */
 	WARM_FAILED, /* it did not come up: why is set */
-	WARM_LOST,   /* it was idle, and ended by itself: why is set */
+	WARM_LOST,   /* it was idle, and ended by itself, or answers nobody: why is set */
+	WARM_PROVEN, /* it answered the job that took it; since is set */
 	WARM_FREED,  /* QEMU has ended, what it took of the host is back. May be left out */
 	WARM_GONE,   /* nothing of it is left; last */
 };
@@ -39,6 +44,7 @@ struct warm_event {
 	enum warm_event_type type;
 	const struct vm_facts *facts;
 	const char *why;
+	uint64_t since; /* when it had booted, on the monotonic clock */
 };
 
 /* Called on its thread (WARM_FREED: on any), one at a time; must not block for long. */
@@ -69,3 +75,6 @@ struct warm_taken {
  * vm_destroy(). */
 int warm_take(struct warm *warm, const struct warm_use *use, int cancel_fd, struct warm_taken *ret,
 	struct error **err);
+/* By who took it, at most once: it answered (why: NULL), or why it is of no use. Its pool learns of
+ * it. */
+void warm_judge(struct warm *warm, const char *why);

@@ -9,6 +9,7 @@ IMAGE=${FAULT_IMAGE:-minimal}
 # A trial guest is not what the faults are for.
 export ORCHESTRATOR_ACCEL=${ORCHESTRATOR_ACCEL:-tcg}
 JOB=(--image "$IMAGE" --memory 128M)
+POOL_IDLE=0
 
 # processes_with WORD [WORD]: those that have both and this test's runtime directory in their command
 # line. The directory goes through a file, so that grep does not find itself.
@@ -76,19 +77,77 @@ cgroups_left() {
 	[[ $vm ]] && find /sys/fs/cgroup -type d -name "*${vm#vm-}*" 2>/dev/null
 }
 
-# Of whatever VM: no process, domain, socket, file, note or control group.
+# pool IMAGE N: from the next daemon on there is a pool, with N idle VMs that fit ${JOB[@]}.
+pool() {
+	POOL_IDLE=$2
+	mkdir -p "$XDG_CONFIG_HOME/orchestrator"
+	echo "pool: {$1: {min_idle: $2, max: $(($2 + 1)), cpus: 1, memory: 128M}}" \
+		>"$XDG_CONFIG_HOME/orchestrator/orchestrator.yaml"
+}
+
+no_pool() {
+	POOL_IDLE=0
+	rm -f "$XDG_CONFIG_HOME/orchestrator/orchestrator.yaml"
+}
+
+idle_vms() {
+	orc list vms -o json | jq -r '.[] | select(.state == "idle") | .id'
+}
+
+# Sets idle, qemu, device: of the one VM that waits.
+the_idle_vm() {
+	expect_exit 0 orc list jobs
+	wait_until 120 one_idle_vm
+	idle=$(idle_vms)
+	qemu=$(processes_with "qemu-system" "$idle/")
+	# shellcheck disable=SC2034 # for the tests
+	device=$(processes_with "vsock-device" "$idle/")
+	[[ $qemu =~ ^[0-9]+$ ]] || fail "not one QEMU of $idle runs, but: ${qemu:-none}"
+}
+
+one_idle_vm() {
+	[[ $(idle_vms | wc -l) == 1 ]]
+}
+
+another_idle_vm() {
+	local vms
+	vms=$(idle_vms) && [[ $vms && $vms != *"$1"* ]]
+}
+
+# pool_info FIELD: of the first pool.
+pool_info() {
+	orc list pools -o json | jq -r ".[0].$1"
+}
+
+pool_says() {
+	[[ $(pool_info reason) =~ $1 ]]
+}
+
+# Of whatever VM, but those that wait in a pool: no process, domain, socket, file, note or control
+# group.
 nothing_left() {
-	[[ -z $(processes_with '') ]] &&
-		[[ -z $(ls -A "$ORCHESTRATOR_RUNTIME_DIR/vm") ]] &&
-		[[ -z $(find "$ORCHESTRATOR_RUNTIME_DIR" -type s ! -name control.sock) ]] &&
-		! compgen -G "$ORCHESTRATOR_STATE_DIR/libvirt/run/qemu/vm-*" &&
+	local vms n=$((POOL_IDLE))
+	vms=$(orc list vms -o json) || return
+	[[ $(jq length <<<"$vms") == "$n" && $(jq '[.[] | select(.state == "idle")] | length' <<<"$vms") == "$n" ]] &&
+		[[ $(processes_with qemu-system | wc -l) == "$n" ]] &&
+		[[ $(processes_with '' | wc -l) -le $((2 * n)) ]] &&
+		[[ $(ls -A "$ORCHESTRATOR_RUNTIME_DIR/vm") == "$(jq -r '.[].id' <<<"$vms" | sort)" ]] &&
+		[[ $n != 0 || -z $(find "$ORCHESTRATOR_RUNTIME_DIR" -type s ! -name control.sock) ]] &&
+		[[ $(libvirt_files) == $((LIBVIRT_FILES * n)) ]] &&
 		! compgen -G "$ORCHESTRATOR_STATE_DIR/jobs/*/vm.json" &&
-		[[ $(orc list vms -o json) == '[]' ]] &&
 		[[ -z $(cgroups_left "$(jq -r '.vm // empty' "$T/status" 2>/dev/null)") ]]
 }
 
+# What the embedded driver writes of each domain: status, pid, three directories, QEMU's log.
+LIBVIRT_FILES=6
+libvirt_files() {
+	find "$ORCHESTRATOR_STATE_DIR/libvirt" -name '*vm-*' -prune 2>/dev/null | wc -l
+}
+
 expect_nothing_left() {
-	wait_until 30 nothing_left
+	# A pool is filled again, after a pause if something of it failed. After a daemon's end libvirt may
+	# need half a minute to see that a QEMU is gone.
+	wait_until $((30 + ${RENEWED:-0} * 30 + 60 * POOL_IDLE)) nothing_left
 }
 
 descriptors() {

@@ -72,9 +72,34 @@ collecting() {
 	make_room
 }
 
+# The next attempt waits for room, and has it.
+tried_again() {
+	cat >job.yaml <<-YAML
+		image: $IMAGE
+		resources: {memory: 128M}
+		retry: {max_attempts: 2, on: [infra], backoff: 100ms}
+		outputs: [/tmp/big]
+		run: |
+		  echo begun
+		  sleep 4
+		  head -c 3000000 /dev/zero >/tmp/big
+	YAML
+	id=$(orc submit job.yaml)
+	wait_until 120 grep -qs begun "$(job_dir "$id")/stdout"
+	fill
+	wait_until 60 state_is "$id" queued
+	still_queued "$id"
+	make_room
+	expect_exit 0 orc wait --timeout 60s "$id"
+	orc status -o json "$id" >"$T/status"
+	expect_equal attempt 2 "$(jq .attempt "$T/status")"
+	expect_match 'disk full while writing artifacts' <(jq -r '.earlier_attempts[0].error' "$T/status")
+	expect_equal "the output's size" 3000000 "$(stat -c %s "$(job_dir "$id")/artifacts/tmp/big")"
+}
+
 daemon_killed() {
 	local next
-	start_job -- sh -c 'echo begun; sleep 6; echo more; exit 5'
+	start_job -- sh -c 'echo begun; sleep 12; echo more; exit 5'
 	next=$(orc submit "${JOB[@]}" -- echo next)
 	fill
 	kill -KILL "$(daemon_pid)"
@@ -90,6 +115,7 @@ daemon_killed() {
 repeat while_running
 repeat collecting 0
 repeat collecting 4
+repeat tried_again
 RENEWED=1 repeat daemon_killed
 
 # The job's own disk is a file of the runtime directory: one that does not fit there is the program's

@@ -33,6 +33,34 @@ before_boot() {
 	fi
 }
 
+# It is there again for the second attempt.
+for_one_attempt() {
+	local holder file
+	prepare
+	start_job
+	holder=$id
+	cat >job.yaml <<-YAML
+		image: mine
+		resources: {memory: 128M}
+		retry: {max_attempts: 2, on: [infra], backoff: 3s}
+		command: [echo, again]
+	YAML
+	id=$(orc submit job.yaml)
+	file=$T/images/mine/$(image_file "$IMAGE" root)
+	mv "$file" "$T/away"
+	expect_exit 0 orc cancel "$holder"
+	wait_until 60 second_is_due
+	mv "$T/away" "$file"
+	expect_exit 0 orc wait --timeout 60s "$id"
+	expect_equal attempt 2 "$(field "$id" .attempt)"
+	expect_equal "the first" infra "$(field "$id" '.earlier_attempts[0].outcome')"
+	expect_match 'its root is missing' <(field "$id" '.earlier_attempts[0].error')
+}
+
+second_is_due() {
+	[[ $(field "$id" '.earlier_attempts | length') == 1 ]]
+}
+
 while_running() {
 	local running
 	prepare
@@ -50,4 +78,5 @@ copy_image "$IMAGE" # for the next jobs
 for part in kernel initramfs root manifest; do
 	repeat before_boot "$part"
 done
+repeat for_one_attempt
 repeat while_running

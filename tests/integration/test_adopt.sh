@@ -4,7 +4,7 @@
 # the places; tests/faults/kill-daemon (make test-faults) takes all.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-KILL_POINTS=${KILL_POINTS:-submit.committed vm.created run.sent output.written outputs.published
+KILL_POINTS=${KILL_POINTS:-submit.committed vm.created run.sent run.stop-sent output.written outputs.published
 	recover.settled retry.committed retry.moving}
 POINT_IMAGE=${POINT_IMAGE:-minimal}
 ANSWER_SECONDS=10
@@ -75,7 +75,8 @@ processes_left() {
 
 nothing_left() {
 	[[ -z $(processes_left) && -z $(ls "$ORCHESTRATOR_RUNTIME_DIR/vm") ]] &&
-		! compgen -G "$ORCHESTRATOR_STATE_DIR/jobs/*/vm.json"
+		! compgen -G "$ORCHESTRATOR_STATE_DIR/jobs/*/vm.json" &&
+		[[ -z $(find "$ORCHESTRATOR_STATE_DIR/libvirt" -name '*vm-*' 2>/dev/null) ]]
 }
 
 # Jobs that come many in one call, which has no keys: those that were acknowledged are there, and all
@@ -124,8 +125,29 @@ an_idle_vm() {
 	[[ $(orc list vms -o json | jq -r '.[].state') == idle ]]
 }
 
+# The VM of the job that ran, if it is there to be taken up, unless its result has been recorded.
+vm_that_runs() {
+	local note qemu
+	for note in "$ORCHESTRATOR_STATE_DIR"/jobs/*/vm.json; do
+		qemu=$(jq -r .qemu "$note" 2>/dev/null) || continue
+		grep -qsF "$ORCHESTRATOR_RUNTIME_DIR" "/proc/$qemu/cmdline" && jq -r '"\(.id) \(.attempt)"' "$note"
+	done
+	return 0
+}
+
+# By its log: the VM in $left, or its attempt had ended.
+taken_up() {
+	[[ ! $left ]] || for _ in $(seq $((10 * ANSWER_SECONDS))); do
+		grep -q "taken up in ${left% *}" "$ORCHESTRATOR_STATE_DIR/serve.log" && return
+		[[ $(orc list jobs -o json | jq -r '.[0].state') != @(running|starting|collecting) ]] && return
+		[[ $(field "$(last_job)" .attempt) != "${left#* }" ]] && return
+		sleep 0.1
+	done
+	[[ ! $left ]]
+}
+
 kill_at() {
-	local point=$1 acknowledged id again began code=0
+	local point=$1 acknowledged id again began left code=0
 	write_job
 	case $point in
 	retry.linking)
@@ -165,8 +187,10 @@ kill_at() {
 	esac
 	died "$served" || fail "$point was not passed"
 	rm -f "$pool"
+	left=$(vm_that_runs)
 	began=$SECONDS
 	serve
+	taken_up || fail "$point: not taken up after $((SECONDS - began)) s"
 	expect_exit 0 orc list jobs -o name
 	sanitized || ((SECONDS - began <= ANSWER_SECONDS)) || fail "$point: $((SECONDS - began)) s until it answered"
 	# The same key is the same job, whether the first submission was heard or not.
@@ -193,7 +217,36 @@ kill_at() {
 		"$(job_dir "$id")/result.json")" $((SECONDS - began))
 }
 
-base=$T run=0
+# A program that is told to end, and takes its time. Nobody is told that it was cancelled, but it is.
+kill_at_cancel() {
+	local point=$1 id
+	cat >job.yaml <<-YAML
+		image: $POINT_IMAGE
+		timeout: 90s
+		stop_grace_period: 4s
+		retry: {max_attempts: 2, on: [infra, failed, agent_lost], backoff: 100ms}
+		resources: {memory: 128M}
+		run: |
+		  trap 'echo told' TERM
+		  echo begun
+		  i=0; while [ \$i -lt 800 ]; do sleep 0.1; i=\$((i+1)); done
+	YAML
+	serve "$point"
+	id=$(submit key)
+	wait_until 60 grep -qs begun "$(job_dir "$id")/stdout"
+	timeout 60 "$ORC" cancel "$id" 2>>submit.err || true
+	died "$served" || fail "$point was not passed"
+	serve
+	expect_exit 130 orc wait --timeout 60s "$id"
+	expect_equal "$point: outcome" cancelled "$(field "$id" .outcome)"
+	expect_equal "$point: attempt" 1 "$(field "$id" .attempt)"
+	expect_equal "$point: stdout" "$(printf 'begun\ntold')" "$(cat "$(job_dir "$id")/stdout")"
+	wait_until 30 nothing_left
+	expect_exit 0 orc stop
+	printf '%s: ok\n' "$point"
+}
+
+base=$T run=0 failed=()
 for point in $KILL_POINTS; do
 	run=$((run + 1))
 	# A state directory for each, with what the last daemon found out about this machine.
@@ -205,11 +258,22 @@ for point in $KILL_POINTS; do
 		mkdir -m 711 "$base/$run/state/libvirt"
 		cp -r "$last/libvirt/cache" "$base/$run/state/libvirt/"
 	fi
-	case $point in
-	submit-many.*) kill_at_many "$point" ;;
-	*) kill_at "$point" ;;
-	esac
+	# One that fails is no reason not to look at the others. (With `||` behind it the subshell would
+	# not heed its set -e.)
+	set +e
+	(
+		set -e
+		trap clean_up EXIT
+		case $point in
+		submit-many.*) kill_at_many "$point" ;;
+		run.stop*) kill_at_cancel "$point" ;;
+		*) kill_at "$point" ;;
+		esac
+	)
+	(($? == 0)) || failed+=("$point")
+	set -e
 	[[ $last != "$base/state" ]] && rm -rf "${last%/state}"
 done
 ORC=$plain
-[[ $run -gt 0 ]]
+echo "$run points, ${#failed[@]} failed: ${failed[*]}"
+((run > 0 && ${#failed[@]} == 0))

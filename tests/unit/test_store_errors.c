@@ -36,6 +36,7 @@ static struct vfs_faults *faults;
 static size_t n_ids;
 static char ids[512][32];
 static unsigned gates;
+static unsigned attempts; /* that each job has */
 
 static void arm(int position, const struct mode *mode)
 {
@@ -161,7 +162,7 @@ static size_t count(const char *text, const char *what)
 	return n;
 }
 
-/* A daemon of a sound disk finds each job as it was told, begun once. */
+/* A daemon of a sound disk finds each job as it was told, begun as often as it should be. */
 static void check_history(struct fixture *f)
 {
 	faults->fail = 0;
@@ -169,7 +170,7 @@ static void check_history(struct fixture *f)
 	_cleanup_free_ char *line = fixture_start(f);
 	assert_string_equal(line, "ready");
 	_cleanup_free_ char *log = fixture_log(f);
-	assert_int_equal(count(log, "start "), n_ids);
+	assert_int_equal(count(log, "start "), n_ids * attempts);
 	for (size_t i = 0; i < n_ids; i++) {
 		Control__V1__JobInfo *info = fixture_get(f, ids[i], NULL);
 		_cleanup_free_ char *begun = str_printf("start %s\n", ids[i]);
@@ -178,8 +179,9 @@ static void check_history(struct fixture *f)
 		assert_int_equal(info->state, CONTROL__V1__STATE__FINISHED);
 		assert_int_equal(info->outcome, JOB__V1__OUTCOME__FAILED);
 		assert_int_equal(info->exit_code, 7);
-		assert_int_equal(info->attempt, 1);
-		assert_int_equal(count(log, begun), 1);
+		assert_int_equal(info->attempt, attempts);
+		assert_int_equal(info->n_earlier, attempts - 1);
+		assert_int_equal(count(log, begun), attempts);
 		rpc_message_free(&info->base);
 	}
 }
@@ -212,6 +214,7 @@ static int setup(void **state)
 	_cleanup_free_ char *path = fixture_path(f, "faults");
 
 	n_ids = 0;
+	attempts = 1;
 	faults = vfs_faults_map(path);
 	f->config.max_vms = 1;
 	_cleanup_free_ char *line = fixture_start(f);
@@ -236,6 +239,24 @@ static void an_update(void **state)
 static void a_finish(void **state)
 {
 	sweep_positions(*state, "finish", at_finish);
+}
+
+/* The end of an attempt, and the way back to the queue; then the whole of the next one. */
+static void a_retry(void **state)
+{
+	char class[] = "failed";
+	char *on[] = {class};
+	Job__V1__Retry policy = JOB__V1__RETRY__INIT;
+	struct fixture *f = *state;
+
+	policy.has_max_attempts = policy.has_backoff_ms = true;
+	policy.max_attempts = attempts = 2;
+	policy.backoff_ms = 1;
+	policy.on = on;
+	policy.n_on = ARRAY_SIZE(on);
+	f->retry = &policy;
+	sweep_positions(f, "retry", at_finish);
+	f->retry = NULL;
 }
 
 /* --- removing: the sweep alone, in this process ------------------------------------------------
@@ -347,6 +368,7 @@ int main(int argc, char **argv)
 		TEST_FAULTY(a_claim),
 		TEST_FAULTY(an_update),
 		TEST_FAULTY(a_finish),
+		TEST_FAULTY(a_retry),
 		cmocka_unit_test(a_removal),
 	};
 

@@ -42,7 +42,8 @@ static void what_is_written_is_read(void **state)
 		.device = 77,
 		.qemu = 78,
 		.device_start = 1234567890123,
-		.qemu_start = 1};
+		.qemu_start = 1,
+		.cancelled = "cancelled by its user"};
 	struct vm_note back;
 
 	(void)state;
@@ -57,6 +58,7 @@ static void what_is_written_is_read(void **state)
 	assert_string_equal(back.image, note.image);
 	assert_string_equal(back.image_digest, note.image_digest);
 	assert_memory_equal(back.secret, note.secret, sizeof(note.secret));
+	assert_string_equal(back.cancelled, note.cancelled);
 	assert_int_equal(back.cid, note.cid);
 	assert_int_equal(back.vsock_kind, note.vsock_kind);
 	assert_true(back.kvm);
