@@ -55,8 +55,10 @@ void host_forget_domains(struct host *host)
 static int destroy_domain(
 	struct host *host, const char *vm_id, bool *ret_absent, struct error **err)
 {
-	_cleanup_free_ char *name = str_printf(DOMAIN_PREFIX "%s", vm_id);
 	_cleanup_error_ struct error *failed = NULL;
+	char name[64];
+
+	host_domain_name(host, vm_id, name, sizeof(name));
 	struct virt_domain *domain = virt_find(host->virt, name, host->owner, &failed);
 
 	*ret_absent = !domain && failed->code == ERR_NOT_FOUND;
