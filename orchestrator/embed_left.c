@@ -6,6 +6,7 @@
 
 #include "common/log.h"
 #include "common/util.h"
+#include "orchestrator/process.h"
 
 /* Statuses and pid files; monitor sockets and keys; the rest by what libvirt makes for any VM. */
 static const char *const places[] = {
@@ -74,6 +75,32 @@ bool embed_left_any(const char *root)
 void embed_left_sweep(const char *root, const char *const *keep, size_t n_keep)
 {
 	sweep_all(root, keep, n_keep, false);
+}
+
+/* lib/qemu/qmp-XXXXXX/ has the probe's monitor and pid file. */
+void embed_left_end_probes(const char *root)
+{
+	_cleanup_free_ char *path = str_printf("%s/lib/qemu", root);
+	_cleanup_free_ char *prefix = str_printf("%s/qmp-", path);
+	DIR *dir = opendir(path);
+	const struct dirent *entry;
+	bool ended = false;
+
+	if (!dir)
+		return;
+	while ((entry = readdir(dir))) {
+		_cleanup_error_ struct error *err = NULL;
+
+		if (!str_starts(entry->d_name, "qmp-"))
+			continue;
+		if (!ended)
+			process_kill_naming(prefix);
+		ended = true;
+		_cleanup_free_ char *left = str_printf("%s/%s", path, entry->d_name);
+		if (remove_tree(left, &err) < 0)
+			log_warn("host", "%s", err->text);
+	}
+	closedir(dir);
 }
 
 void embed_left_remove_log(const char *root, const char *vm_id)

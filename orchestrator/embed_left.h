@@ -15,5 +15,9 @@ bool embed_left_any(const char *root);
  * keep.
  */
 void embed_left_sweep(const char *root, const char *const *keep, size_t n_keep);
+/* libvirt asks a QEMU of its own what QEMU can do, and that one leaves its parent: if we end
+ * meanwhile it stays for ever. Call this when no driver is open, or libvirt's answer is no longer
+ * waited for. */
+void embed_left_end_probes(const char *root);
 /* What libvirt keeps of a VM whose domain is gone: QEMU's log, of each VM that ever was. */
 void embed_left_remove_log(const char *root, const char *vm_id);

@@ -16,6 +16,7 @@
 #include "orchestrator/process.h"
 
 #define LIBVIRT_DOMAINS_DIR "/var/lib/libvirt/qemu"
+#define SETTLE_MS	    3000
 
 /* Two daemons with different state directories must not take each other's domains for their own. */
 static char *owner_of(const char *state_dir)
@@ -66,6 +67,13 @@ void host_free(struct host *host)
 {
 	if (!host)
 		return;
+	_cleanup_free_ char *root = host_embed_root(host);
+	/* The embedded driver goes with this process. What nobody waits for any more may end, so
+	 * that no QEMU is left half started. */
+	if (root) {
+		virt_settle(host->virt, SETTLE_MS);
+		embed_left_end_probes(root);
+	}
 	pthread_mutex_lock(&host->lock);
 	bool busy = host->connecting || host->tidying;
 	pthread_mutex_unlock(&host->lock);
@@ -318,7 +326,10 @@ static void sweep_embedded(const struct host *host, const struct sweep *sweep, c
 	_cleanup_free_ char *root = host_embed_root(host);
 	_cleanup_free_ const char **ids = xcalloc(sweep->n_keep, sizeof(*ids));
 
-	if (!root || !embed_left_any(root))
+	if (!root)
+		return;
+	embed_left_end_probes(root);
+	if (!embed_left_any(root))
 		return;
 	for (size_t i = 0; i < sweep->n_keep; i++)
 		ids[i] = sweep->keep[i].id;

@@ -81,9 +81,16 @@ static bool is_ours(const char *cmdline)
 }
 
 /* Of the VM named only, if one is; else of all but those in keep. */
-static void look_at(
-	pid_t pid, const char *vms, const char *only, const char *const *keep, size_t n_keep)
+struct wanted {
+	const char *below; /* "/.../vms/" */
+	const char *only;
+	const char *const *keep;
+	size_t n_keep;
+};
+
+static void end_of_vm(pid_t pid, const void *arg)
 {
+	const struct wanted *wanted = arg;
 	uint64_t start = process_start_time(pid);
 	char path[40], id[32];
 	size_t size = 0;
@@ -92,23 +99,22 @@ static void look_at(
 	_cleanup_free_ char *cmdline = read_file(path, CMDLINE_CAP, &size, NULL);
 	if (!cmdline || !is_ours(cmdline))
 		return;
-	vm_of(cmdline, size, vms, id);
-	for (size_t i = 0; i < n_keep; i++)
-		if (str_eq(id, keep[i]))
+	vm_of(cmdline, size, wanted->below, id);
+	for (size_t i = 0; i < wanted->n_keep; i++)
+		if (str_eq(id, wanted->keep[i]))
 			return;
-	if (!id[0] || (only && !str_eq(id, only)))
+	if (!id[0] || (wanted->only && !str_eq(id, wanted->only)))
 		return;
 	_cleanup_close_ int fd = process_open(pid, start);
 	if (fd < 0)
 		return;
 	log_info("host", "ending process %d of %s, left behind by a %s that is gone", (int)pid, id,
-		only ? "libvirtd" : "daemon");
+		wanted->only ? "libvirtd" : "daemon");
 	process_end(fd, 0);
 }
 
-static void look_at_all(const char *vms, const char *only, const char *const *keep, size_t n_keep)
+static void for_each_process(void (*look)(pid_t pid, const void *arg), const void *arg)
 {
-	_cleanup_free_ char *below = str_printf("%s/", vms);
 	DIR *dir = opendir("/proc");
 	const struct dirent *entry;
 
@@ -116,16 +122,42 @@ static void look_at_all(const char *vms, const char *only, const char *const *ke
 		return;
 	while ((entry = readdir(dir)))
 		if (isdigit((unsigned char)entry->d_name[0]))
-			look_at((pid_t)atoi(entry->d_name), below, only, keep, n_keep);
+			look((pid_t)atoi(entry->d_name), arg);
 	closedir(dir);
 }
 
 void process_kill_orphans(const char *vms, const char *const *keep, size_t n_keep)
 {
-	look_at_all(vms, NULL, keep, n_keep);
+	_cleanup_free_ char *below = str_printf("%s/", vms);
+	struct wanted wanted = {.below = below, .keep = keep, .n_keep = n_keep};
+
+	for_each_process(end_of_vm, &wanted);
 }
 
 void process_kill_vm(const char *vms, const char *vm_id)
 {
-	look_at_all(vms, vm_id, NULL, 0);
+	_cleanup_free_ char *below = str_printf("%s/", vms);
+	struct wanted wanted = {.below = below, .only = vm_id};
+
+	for_each_process(end_of_vm, &wanted);
+}
+
+static void end_that_names(pid_t pid, const void *arg)
+{
+	const char *prefix = arg;
+	uint64_t start = process_start_time(pid);
+	char path[40];
+	size_t size = 0;
+
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+	_cleanup_free_ char *cmdline = read_file(path, CMDLINE_CAP, &size, NULL);
+	if (!cmdline || !is_ours(cmdline) || !memmem(cmdline, size, prefix, strlen(prefix)))
+		return;
+	_cleanup_close_ int fd = process_open(pid, start);
+	process_end(fd, 0);
+}
+
+void process_kill_naming(const char *prefix)
+{
+	for_each_process(end_that_names, prefix);
 }

@@ -18,3 +18,5 @@ void process_end(int pidfd, int grace_ms);
 void process_kill_orphans(const char *vms, const char *const *keep, size_t n_keep);
 /* End those of this VM. */
 void process_kill_vm(const char *vms, const char *vm_id);
+/* End each QEMU and vsock device in whose command line is this beginning of a path. */
+void process_kill_naming(const char *prefix);

@@ -20,6 +20,9 @@ struct virt_domain;
 struct virt *virt_new(const char *uri, const char *embed_root);
 /* Where a call has no answer yet, all stays as it is: for the process's end only. */
 void virt_close(struct virt *virt);
+/* Wait, at most so long, for calls that were left to themselves (see bounded.h), with what undoes
+ * them. */
+void virt_settle(struct virt *virt, unsigned timeout_ms);
 /* Is there still somebody at its other end, as far as we know? */
 bool virt_is_connected(struct virt *virt);
 /* The first connection, or a new one in the place of one that was lost; nothing to do where there

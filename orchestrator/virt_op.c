@@ -3,7 +3,8 @@
 #include "orchestrator/virt_private.h"
 
 /* How often a call that waits looks whether libvirt is lost. */
-#define LOOK_USEC UINT64_C(1000000)
+#define LOOK_USEC      UINT64_C(1000000)
+#define SETTLE_LOOK_MS 10
 
 struct virt_op *virt_op_new(struct virt *virt, const char *call, void (*run)(struct virt_op *op))
 {
@@ -120,4 +121,18 @@ int virt_op_call(struct virt_op **op, unsigned timeout_ms, struct error **err)
 	if (virt_op_wait(*op, end, -1, -1) == BOUNDED_RETURNED)
 		return virt_op_end(*op, err);
 	return virt_op_leave(op, err);
+}
+
+void virt_settle(struct virt *virt, unsigned timeout_ms)
+{
+	uint64_t end = now_mono_usec() + UINT64_C(1000) * timeout_ms;
+
+	for (;;) {
+		pthread_mutex_lock(&virt->lock);
+		unsigned ops = virt->ops;
+		pthread_mutex_unlock(&virt->lock);
+		if (!ops || now_mono_usec() >= end)
+			return;
+		sleep_ms(SETTLE_LOOK_MS);
+	}
 }

@@ -72,9 +72,23 @@ static void what_is_of_nobody_goes(void **state)
 	assert_false(embed_left_any(root));
 }
 
+static void a_probe_goes(void **state)
+{
+	(void)state;
+	embed_left_end_probes("/none"); /* there is no such place */
+	make("lib/qemu/qmp-AbC123/qmp.pid", false);
+	make("lib/qemu/domain-9-vm-9999", true);
+	embed_left_end_probes(root);
+	assert_false(is_there("lib/qemu/qmp-AbC123"));
+	assert_true(is_there("lib/qemu/domain-9-vm-9999"));
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_of_nobody_goes)};
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_is_of_nobody_goes),
+		cmocka_unit_test(a_probe_goes),
+	};
 
 	assert_non_null(mkdtemp(root));
 	int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -92,11 +92,29 @@ static void only_orphans_are_killed(void **state)
 	}
 }
 
+static void what_names_a_path_is_killed(void **state)
+{
+	pid_t named = sleeper("/none/lib/qemu/qmp-AbC123/qemu-system-x86_64");
+	pid_t others[] = {
+		sleeper("/none/lib/qemu/qmp-AbC123/editor"),
+		sleeper("/none/lib/qemu/domain-1-vm-2/qemu-system-x86_64"),
+	};
+
+	(void)state;
+	process_kill_naming("/none/lib/qemu/qmp-");
+	assert_int_equal(killed_by(named), SIGKILL);
+	for (size_t i = 0; i < ARRAY_SIZE(others); i++) {
+		assert_int_equal(killed_by(others[i]), 0);
+		end(others[i]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_process_is_its_pid_and_its_start),
 		cmocka_unit_test(only_orphans_are_killed),
+		cmocka_unit_test(what_names_a_path_is_killed),
 	};
 
 	log_setup(LOG_LEVEL_ERROR, LOG_FORMAT_PLAIN);
