@@ -94,7 +94,7 @@ tried_again() {
 	orc status -o json "$id" >"$T/status"
 	expect_equal attempt 2 "$(jq .attempt "$T/status")"
 	expect_match 'disk full while writing artifacts' <(jq -r '.earlier_attempts[0].error' "$T/status")
-	expect_equal "the output's size" 3000000 "$(stat -c %s "$(job_dir "$id")/artifacts/tmp/big")"
+	expect_equal "the output's size" 3000000 "$(stat -c %s "$(job_dir "$id")/artifacts/big")"
 }
 
 daemon_killed() {
