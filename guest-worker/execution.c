@@ -47,14 +47,6 @@ void execution_wake(struct execution *ex)
 		return; /* full: it is awake */
 }
 
-static uint64_t uptime_usec(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_BOOTTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
-}
-
 /* Running. --------------------------------------------------------------------------------------
  */
 
@@ -143,7 +135,7 @@ static void hear_start(struct execution *ex)
 		ex->runs_since = now_mono_usec();
 		if (ex->timeout_at != UINT64_MAX)
 			ex->timeout_at = ex->runs_since + ex->timeout_usec;
-		ex->uptime_usec = uptime_usec();
+		ex->uptime_usec = now_boot_usec();
 	}
 }
 

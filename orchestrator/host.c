@@ -39,9 +39,10 @@ struct host *host_new(const struct config *config, struct error **err)
 	struct host *host = xcalloc(1, sizeof(*host));
 	_cleanup_free_ char *accel_file = str_printf("%s/accel.json", config->state_dir);
 	_cleanup_free_ char *vms = NULL;
-	_cleanup_free_ char *root = str_printf("%s/libvirt", config->state_dir);
+	_cleanup_free_ char *root = NULL;
 
 	host->config = config;
+	root = host_embed_root(host);
 	host->virt = virt_new(config->libvirt_uri, root);
 	pthread_mutex_init(&host->lock, NULL);
 	host->idle_fd = eventfd(1, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -80,6 +80,16 @@ static bool is_ours(const char *cmdline)
 	return str_starts(base, "qemu-system-") || str_eq(base, "vsock-device");
 }
 
+/* The words of a process that runs a program of ours, NUL between them; NULL: it is another's. */
+static char *our_cmdline(pid_t pid, size_t *ret_size)
+{
+	char path[40];
+
+	snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
+	_cleanup_free_ char *cmdline = read_file(path, CMDLINE_CAP, ret_size, NULL);
+	return cmdline && is_ours(cmdline) ? steal_ptr(cmdline) : NULL;
+}
+
 /* Of the VM named only, if one is; else of all but those in keep. */
 struct wanted {
 	const char *below; /* "/.../vms/" */
@@ -92,12 +102,11 @@ static void end_of_vm(pid_t pid, const void *arg)
 {
 	const struct wanted *wanted = arg;
 	uint64_t start = process_start_time(pid);
-	char path[40], id[32];
+	char id[32];
 	size_t size = 0;
 
-	snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
-	_cleanup_free_ char *cmdline = read_file(path, CMDLINE_CAP, &size, NULL);
-	if (!cmdline || !is_ours(cmdline))
+	_cleanup_free_ char *cmdline = our_cmdline(pid, &size);
+	if (!cmdline)
 		return;
 	vm_of(cmdline, size, wanted->below, id);
 	for (size_t i = 0; i < wanted->n_keep; i++)
@@ -146,12 +155,10 @@ static void end_that_names(pid_t pid, const void *arg)
 {
 	const char *prefix = arg;
 	uint64_t start = process_start_time(pid);
-	char path[40];
 	size_t size = 0;
 
-	snprintf(path, sizeof(path), "/proc/%d/cmdline", (int)pid);
-	_cleanup_free_ char *cmdline = read_file(path, CMDLINE_CAP, &size, NULL);
-	if (!cmdline || !is_ours(cmdline) || !memmem(cmdline, size, prefix, strlen(prefix)))
+	_cleanup_free_ char *cmdline = our_cmdline(pid, &size);
+	if (!cmdline || !memmem(cmdline, size, prefix, strlen(prefix)))
 		return;
 	_cleanup_close_ int fd = process_open(pid, start);
 	process_end(fd, 0);
